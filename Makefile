@@ -1,0 +1,39 @@
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help venv demo test lint check format clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+venv: $(VENV)/.installed ## install everything into .venv
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@.ci/venv $(VENV)
+	@echo "Installing into $(VENV) (the first time takes minutes, most of them for torch)"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[agents,dev]"
+	@touch $@
+
+demo: venv ## run the demonstration (bullet-envs demo)
+	$(BIN)/bullet-envs demo
+
+test: venv ## run all tests
+	$(BIN)/pytest -n 2
+
+# mypy does not read package-dir, so it gets links that put the folders where the wheel has them.
+lint: venv ## check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	@rm -rf build/mypy && mkdir -p build/mypy/bullet_envs
+	@ln -s $(CURDIR)/bullet_envs/* $(CURDIR)/agents $(CURDIR)/assets build/mypy/bullet_envs
+	cd build/mypy && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml
+
+check: lint test ## everything a change must pass
+
+format: venv ## format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and all that was built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,127 @@
+"""Tensors on disk: written whole or not at all, checked when read, and never pickled."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+
+class CheckpointError(Exception):
+    """A file is not a checkpoint, is damaged, or belongs to something else."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file so that a reader, or a power cut, finds the old or the new one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors, their names, shapes and types included."""
+    return hashlib.sha256(save(dict(tensors))).hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> str:
+    """Write tensors and some JSON into one file and return the tensors' SHA-256."""
+    sha256 = digest(tensors)
+    metadata = {"info": json.dumps(info), "sha256": sha256}
+    write_atomically(path, save(dict(tensors), metadata))
+    return sha256
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Return what :func:`write_tensors` wrote: tensors, JSON and SHA-256.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged or of another kind.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        info, sha256 = json.loads(metadata["info"]), metadata["sha256"]
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of bullet-envs: {error}") from None
+    if digest(tensors) != sha256:
+        raise CheckpointError(f"{path} is damaged: its tensors do not match their SHA-256")
+    return tensors, info, sha256
+
+
+def learner_tensors(
+    modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Return the parameters of modules and the moments of their optimiser under flat names."""
+    tensors = {
+        f"{name}.{key}": value
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+    for index, moments in optimiser.state_dict()["state"].items():
+        for key, value in moments.items():
+            tensors[f"optimiser.{index}.{key}"] = value
+    # Copies, because a state_dict shares memory with what is being trained.
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def restore_learner(
+    tensors: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    """Undo :func:`learner_tensors`."""
+    for name, module in modules.items():
+        load_module(module, below(tensors, name))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in below(tensors, "optimiser").items():
+        index, key = name.split(".")
+        moments.setdefault(int(index), {})[key] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with ``prefix.``, without it."""
+    start = f"{prefix}."
+    return {n.removeprefix(start): tensor for n, tensor in tensors.items() if n.startswith(start)}
+
+
+def load_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into a module after checking that they are its own.
+
+    Raises:
+        CheckpointError: names, shapes or types differ, or a number is not finite.
+    """
+    expected = module.state_dict()
+    if expected.keys() != tensors.keys():
+        odd = sorted(expected.keys() ^ tensors.keys())
+        raise CheckpointError(f"weights do not fit the network: {', '.join(odd)}")
+    for name, tensor in tensors.items():
+        wanted = expected[name]
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+            raise CheckpointError(
+                f"weights {name} are {tensor.dtype} {tuple(tensor.shape)},"
+                f" the network has {wanted.dtype} {tuple(wanted.shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"weights {name} are not finite")
+    module.load_state_dict(dict(tensors))

@@ -1,0 +1,178 @@
+"""Agents with weights: how they are written, and how they are read without running anything."""
+
+import hashlib
+import json
+import platform
+from abc import abstractmethod
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import bullet_envs
+import gymnasium as gym
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+from typing_extensions import Self
+
+from .agent import Agent
+from .checkpoints import CheckpointError, load_module, write_atomically
+
+SCHEMA_VERSION = 1
+
+
+class LearnedAgent(Agent):
+    """A policy network in an environment.
+
+    Args:
+        env_id: the id of its environment.
+        env_kwargs: the keywords that its environment is made with.
+        hidden: widths of the hidden layers.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self, env_id: str, env_kwargs: dict[str, Any] | None, hidden: tuple[int, ...]
+    ) -> None:
+        super().__init__(env_id, env_kwargs)
+        self.hidden = hidden
+        self.card: dict[str, Any] = {}
+        with self.make_env() as env:
+            self.observation_space = env.observation_space
+            self.action_space = env.action_space
+            assert env.spec is not None and env.spec.max_episode_steps is not None
+            self.time_limit = env.spec.max_episode_steps
+        self.network = self.build()
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return a new network for the agent's spaces and widths."""
+
+    def save(self, path: Path, **facts: Any) -> None:
+        """Write the weights, then the card that names them.
+
+        Args:
+            path: of the card, ``….json``; the weights are written beside it.
+            **facts: further entries of the card, e.g. the seed and the returns.
+        """
+        weights = {
+            name: tensor.detach().clone().contiguous()
+            for name, tensor in self.network.state_dict().items()
+        }
+        content = save(weights)
+        sha256 = hashlib.sha256(content).hexdigest()
+        # A name of its own, so that being stopped between the two files leaves the old pair whole.
+        weights_path = path.with_name(f"{path.stem}-{sha256[:8]}.safetensors")
+        card = {
+            "schema_version": SCHEMA_VERSION,
+            "algo": self.algo,
+            "env_id": self.env_id,
+            "env_kwargs": self.env_kwargs,
+            "hidden": list(self.hidden),
+            "weights": weights_path.name,
+            "sha256": sha256,
+            "torch_threads": torch.get_num_threads(),
+            "versions": versions(),
+            **facts,
+        }
+        write_atomically(weights_path, content)
+        write_atomically(path, (json.dumps(card, indent=2) + "\n").encode())
+        for old in path.parent.glob(f"{path.stem}-????????.safetensors"):
+            if old != weights_path:
+                old.unlink()
+        self.card, self.seed, self.weights_hash = card, facts.get("seed"), sha256
+
+    @classmethod
+    def load(cls, path: Path, card: dict[str, Any]) -> Self:
+        """Return the agent of a card that :func:`read_card` has read.
+
+        Raises:
+            CheckpointError: the weights are missing, damaged or do not fit.
+        """
+        weights_path = path.with_name(card["weights"])
+        try:
+            content = weights_path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path} names weights that cannot be read: {error}") from None
+        if hashlib.sha256(content).hexdigest() != card["sha256"]:
+            raise CheckpointError(f"{weights_path} is damaged: its SHA-256 is not its card's")
+        try:
+            weights = load(content)
+        except SafetensorError as error:
+            raise CheckpointError(f"{weights_path} is not a safetensors file: {error}") from None
+        agent = cls(card["env_id"], card["env_kwargs"], tuple(card["hidden"]))
+        load_module(agent.network, weights)
+        agent.card, agent.seed, agent.weights_hash = card, card.get("seed"), card["sha256"]
+        return agent
+
+
+class GreedyAgent(LearnedAgent):
+    """A multilayer perceptron whose largest output is the action."""
+
+    def build(self) -> nn.Module:
+        """Return a perceptron from the observation to a number per Discrete action.
+
+        Raises:
+            ValueError: the environment's actions are not Discrete.
+        """
+        if not isinstance(self.action_space, gym.spaces.Discrete):
+            raise ValueError(f"{self.algo} needs Discrete actions, not {self.action_space}")
+        inputs = int(self.observation_space.shape[0])  # type: ignore[index]
+        return mlp(inputs, self.hidden, int(self.action_space.n))
+
+    def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
+        """Return the action with the largest output per row."""
+        with torch.no_grad():
+            outputs: npt.NDArray[Any] = self.network(torch.as_tensor(observations)).numpy()
+        return outputs.argmax(axis=1)
+
+
+def mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """Return linear layers with ReLU between them."""
+    widths = [inputs, *hidden]
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Return a checked card.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is not a card that this version can read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no agent at {path}")
+    try:
+        card = json.loads(path.read_text())
+        if card["schema_version"] != SCHEMA_VERSION:
+            raise CheckpointError(
+                f"{path} has schema_version {card['schema_version']!r}, not {SCHEMA_VERSION}"
+            )
+        sizes = card["hidden"]
+        sound = (
+            isinstance(card["algo"], str)
+            and card["env_id"] in bullet_envs.ENV_IDS
+            and isinstance(card["env_kwargs"], dict)
+            and isinstance(card["sha256"], str)
+            and Path(card["weights"]).name == card["weights"]
+            and len(sizes) <= 8
+            and all(isinstance(size, int) and 1 <= size <= 4096 for size in sizes)
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not the card of an agent: {error!r}") from None
+    if not sound:
+        raise CheckpointError(f"{path} is not the card of an agent of this suite")
+    checked: dict[str, Any] = card
+    return checked
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    names = ("bullet-envs", "gymnasium", "numpy", "pybullet", "stable-baselines3", "torch")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -1,0 +1,36 @@
+"""PyBullet environments for Gymnasium, proved right and proved solvable.
+
+Importing the package registers the ids in ``ENV_IDS`` and loads neither PyBullet nor torch.
+"""
+
+from typing import Any
+
+import gymnasium as gym
+
+__version__ = "0.1.0"
+
+_ENTRY_POINTS = {
+    "BulletCartPole-v0": "bullet_envs.env:BulletCartPoleEnv",
+    "BalancingPlate-v0": "bullet_envs.env:BalancingPlateEnv",
+}
+ENV_IDS = tuple(_ENTRY_POINTS)
+
+
+def register_envs() -> None:
+    """Register every id with Gymnasium. Calling it again changes nothing."""
+    for env_id, entry_point in _ENTRY_POINTS.items():
+        if env_id not in gym.registry:
+            gym.register(
+                env_id, entry_point, max_episode_steps=500, reward_threshold=475.0
+            )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Recorder":
+        from .video import Recorder
+
+        return Recorder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register_envs()

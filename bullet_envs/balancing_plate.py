@@ -1,0 +1,270 @@
+"""The problem of BalancingPlate-v0."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import assets
+from .camera import Camera
+from .task import Effort, State, Task
+from .world import MAX_SPEED, World
+
+_PLATE = assets.links("balancing_plate.urdf")["plate"]
+_BALL = assets.links("ball.urdf")["ball"]
+HALF_SIDE = _PLATE.size[0] / 2  # m
+BALL_RADIUS = _BALL.size[0]  # m
+BALL_HEIGHT = _PLATE.size[2] / 2 + BALL_RADIUS  # m, a resting ball's centre above the plate's
+LIFT_LIMIT = 0.15  # m, a ball this high above its resting place has left the plate
+PENETRATION = 2e-3  # m, deeper than any contact that the solver leaves
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancingPlate(Task):
+    """Keep a ping-pong ball on a plate by turning the plate about two axes.
+
+    Scene        ``balancing_plate.urdf``: a ring (0.5 kg) turns about x (pitch) and carries a
+                 plate (0.3 kg, 0.3 x 0.3 x 0.02 m) that turns about y (roll). A torque drives
+                 each axis. ``ball.urdf``: a hollow ball (2.7 g, radius 0.02 m) rolls on the plate
+                 without slipping. The origin is the centre of the plate, z is up,
+                 g = 9.8 m/s^2, no damping. Positive roll lowers the +x edge, positive pitch
+                 raises the +y edge. The ball's weight tips the plate further, so the system is
+                 unstable, yet the torque rights it with the ball at the edge.
+
+    Timing       physics 100 Hz, control 50 Hz (2 steps per action), limit 500 actions = 10 s
+
+    Action       Discrete(4)
+
+                 value  meaning  pitch, roll torque (N m)
+                 0      (-, -)   -0.005, -0.005
+                 1      (-, +)   -0.005, +0.005
+                 2      (+, -)   +0.005, -0.005
+                 3      (+, +)   +0.005, +0.005
+
+                 With ``continuous=True`` Box(-1, 1, (2,), float32): pitch and roll torque in
+                 units of ``torque``; values beyond are clipped.
+
+    Observation  Box((10,), float32), each column divided by its scale
+
+                 i  symbol      meaning               unit   low    high   scale
+                 0  ball_x      ball position         m      -2.28  2.28   0.05
+                 1  ball_y      ball position         m      -2.28  2.28   0.05
+                 2  ball_z      ball position         m      -2.28  2.28   0.05
+                 3  ball_vx     ball velocity         m/s    -100   100    0.1
+                 4  ball_vy     ball velocity         m/s    -100   100    0.1
+                 5  ball_vz     ball velocity         m/s    -100   100    0.1
+                 6  pitch       joint angle about x   rad    -3.57  3.57   0.1
+                 7  roll        joint angle about y   rad    -3.57  3.57   0.1
+                 8  pitch_rate  joint speed about x   rad/s  -100   100    0.3
+                 9  roll_rate   joint speed about y   rad/s  -100   100    0.3
+
+                 Low and high are before the division. They are where one action can lead past an
+                 end at Bullet's greatest speed. The ball's spin follows from its rolling.
+
+    Reward       1 per action, the last one included; at most 500.
+
+    Start        in the plate's own axes the ball rests at U(-0.05, 0.05) m and rolls at
+                 U(-0.05, 0.05) m/s along either side; pitch and roll ~ U(-0.05, 0.05) rad,
+                 joint speeds 0.
+
+    End          terminated: the ball has left the plate (its centre is past an edge, in the
+                 plate's own axes, or 0.15 m above its resting place) or the plate is past
+                 vertical. truncated: after 500 actions, by gymnasium's TimeLimit.
+
+    Options      keyword         type   default  legal           meaning
+                 torque          float  0.005    1e-05 to 0.05   N m, torque of a full action
+                 ball_mass       float  0.0027   0.0001 to 0.1   kg, hollow whatever its mass
+                 ball_limit      float  0.15     0.02 to 0.15    m, where the ball has left
+                 tilt_limit      float  1.5708   0.1 to 1.5708   rad, where the plate is lost
+                 start_position  float  0.05     0 to 0.14       m, half-width of the ball's start
+                 start_speed     float  0.05     0 to 1          m/s, half-width, either side
+                 start_tilt      float  0.05     0 to 0.3        rad, half-width, either joint
+                 drop_height     float  0        0 to 0.1        m, start above the plate
+                 physics_hz      int    100      10 to 1000      a multiple of control_hz
+                 control_hz      int    50       10 to 1000
+                 continuous      bool   False                    Box in place of Discrete
+
+                 The hand-made original is ``control_hz=100, torque=0.0003, ball_mass=0.0007,
+                 drop_height=0.02``; that torque rights the plate only for a ball that starts
+                 near its centre, e.g. ``start_position=0.01, start_tilt=0.01``.
+
+    Versions     v0  first release.
+    """
+
+    torque: float = 0.005
+    ball_mass: float = _BALL.mass
+    ball_limit: float = HALF_SIDE
+    tilt_limit: float = np.pi / 2
+    start_position: float = 0.05
+    start_speed: float = 0.05
+    start_tilt: float = 0.05
+    drop_height: float = 0.0
+
+    state_names: ClassVar[tuple[str, ...]] = (
+        *("pitch", "pitch_rate", "roll", "roll_rate"),
+        *("ball_x", "ball_y", "ball_z"),
+        *("ball_qx", "ball_qy", "ball_qz", "ball_qw"),
+        *("ball_vx", "ball_vy", "ball_vz"),
+        *("ball_wx", "ball_wy", "ball_wz"),
+    )
+    directions: ClassVar[tuple[tuple[int, ...], ...]] = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+    observation_scale: ClassVar[tuple[float, ...]] = (
+        *(0.05, 0.05, 0.05),  # m
+        *(0.1, 0.1, 0.1),  # m/s
+        *(0.1, 0.1),  # rad
+        *(0.3, 0.3),  # rad/s
+    )
+    video_camera: ClassVar[Camera] = Camera(
+        eye=(0.25, -0.55, 0.40), target=(0.0, 0.0, -0.03), fov=42.0
+    )
+
+    def __post_init__(self) -> None:
+        """Check the keywords."""
+        super().__post_init__()
+        self._require("torque", 1e-5, 0.05, "N·m")
+        self._require("ball_mass", 1e-4, 0.1, "kg")
+        self._require("ball_limit", BALL_RADIUS, HALF_SIDE, "m")
+        self._require("tilt_limit", 0.1, np.pi / 2, "rad")
+        self._require("start_position", 0, 0.14, "m")
+        self._require("start_speed", 0, 1, "m/s")
+        self._require("start_tilt", 0, 0.3, "rad")
+        self._require("drop_height", 0, 0.1, "m")
+        if self.start_position > self.ball_limit or self.start_tilt > self.tilt_limit:
+            raise ValueError(
+                f"start_position={self.start_position!r} and start_tilt={self.start_tilt!r} must"
+                f" not pass ball_limit={self.ball_limit!r} and tilt_limit={self.tilt_limit!r}"
+            )
+
+    @property
+    def greatest_effort(self) -> float:
+        """The torque of an action of size 1 (N·m)."""
+        return self.torque
+
+    def observation_bounds(self) -> tuple[float, ...]:
+        """Return the largest absolute value of each column of the observation."""
+        farthest = math.hypot(self.ball_limit, self.ball_limit, BALL_HEIGHT + LIFT_LIMIT)
+        position, angle = self._reach(farthest), self._reach(self.tilt_limit)
+        bounds = [position] * 3 + [MAX_SPEED] * 3 + [angle] * 2 + [MAX_SPEED] * 2
+        return tuple(
+            bound / scale for bound, scale in zip(bounds, self.observation_scale, strict=True)
+        )
+
+    def rest(self) -> State:
+        """Return the ball at rest in the middle of a level plate."""
+        return self._ball_on_plate((0.0, 0.0), (0.0, 0.0), 0.0, 0.0, 0.0)
+
+    def away(self) -> State:
+        """Return the level plate with the ball out of its reach."""
+        return self._ball_on_plate((0.0, 0.0), (0.0, 0.0), 0.0, 0.0, 1.0)
+
+    def draw_start(self, rng: np.random.Generator) -> State:
+        """Draw a ball that rests on, or is dropped onto, a tilted plate."""
+        u, v = rng.uniform(-self.start_position, self.start_position, 2).tolist()
+        u_dot, v_dot = rng.uniform(-self.start_speed, self.start_speed, 2).tolist()
+        pitch, roll = rng.uniform(-self.start_tilt, self.start_tilt, 2).tolist()
+        return self._ball_on_plate((u, v), (u_dot, v_dot), pitch, roll, self.drop_height)
+
+    def _ball_on_plate(
+        self,
+        place: tuple[float, float],
+        speed: tuple[float, float],
+        pitch: float,
+        roll: float,
+        gap: float,
+    ) -> State:
+        """Return the state of a ball that rolls on the plate, in the plate's own axes."""
+        cp, sp, cr, sr = math.cos(pitch), math.sin(pitch), math.cos(roll), math.sin(roll)
+        axes = np.array([[cr, 0, sr], [sp * sr, cp, -sp * cr], [-cp * sr, sp, cp * cr]])
+        position = axes @ [*place, BALL_HEIGHT + gap]
+        velocity = axes @ [*speed, 0.0]
+        spin = np.cross(axes[:, 2], velocity) / BALL_RADIUS
+        return (
+            *(pitch, 0.0, roll, 0.0),
+            *position.tolist(),
+            *(0.0, 0.0, 0.0, 1.0),
+            *velocity.tolist(),
+            *spin.tolist(),
+        )
+
+    def check_start(self, state: State) -> None:
+        """Refuse what the contract refuses, a ball inside the plate, and a quaternion not of size 1.
+
+        Raises:
+            ValueError: as said.
+        """
+        super().check_start(state)
+        if abs(math.hypot(*state[7:11]) - 1) > 1e-6:
+            raise ValueError(f"state ball_qx..ball_qw={state[7:11]!r} must have length 1")
+        height = self._in_plate_axes(state)[2]
+        if height < BALL_HEIGHT - PENETRATION:
+            raise ValueError(
+                f"state has the ball's centre {height:.4f} m above the plate's, in the plate's own"
+                f" axes; a resting ball is at {BALL_HEIGHT} m"
+            )
+
+    def observe(self, state: State) -> tuple[Any, ...]:
+        """Return the scaled ball position and velocity, joint angles and joint speeds."""
+        pitch, pitch_rate, roll, roll_rate, x, y, z, _, _, _, _, vx, vy, vz, _, _, _ = state
+        columns = (x, y, z, vx, vy, vz, pitch, roll, pitch_rate, roll_rate)
+        return tuple(
+            [column / scale for column, scale in zip(columns, self.observation_scale, strict=True)]
+        )
+
+    def failed(self, state: State) -> Any:
+        """Return whether the ball has left the plate or the plate is past its limit."""
+        pitch, _, roll = state[:3]
+        u, v, height = self._in_plate_axes(state)
+        return (
+            (abs(u) > self.ball_limit)
+            | (abs(v) > self.ball_limit)
+            | (height > BALL_HEIGHT + LIFT_LIMIT)
+            | (height < 0)
+            | (abs(pitch) > self.tilt_limit)
+            | (abs(roll) > self.tilt_limit)
+        )
+
+    def _in_plate_axes(self, state: State) -> tuple[Any, Any, Any]:
+        """Return the ball's position along the plate's sides and above its centre (m)."""
+        pitch, _, roll, _, x, y, z = state[:7]
+        xp = math if isinstance(pitch, float) else np
+        cp, sp, cr, sr = xp.cos(pitch), xp.sin(pitch), xp.cos(roll), xp.sin(roll)
+        ring_z = cp * z - sp * y
+        return cr * x - sr * ring_z, cp * y + sp * z, sr * x + cr * ring_z
+
+    def build(self, world: World) -> "BalancingPlateScene":
+        """Load plate and ball."""
+        return BalancingPlateScene(world, self.ball_mass)
+
+
+class BalancingPlateScene:
+    """Plate and ball in a world."""
+
+    def __init__(self, world: World, ball_mass: float) -> None:
+        self._plate = world.load(assets.path("balancing_plate.urdf"), fixed=True)
+        self._ball = world.load(assets.path("ball.urdf"), position=(0.0, 0.0, BALL_HEIGHT))
+        self._ball.set_base_mass(ball_mass, 2 / 3 * ball_mass * BALL_RADIUS**2)
+        self._joints = self._plate.joints("pitch", "roll")
+
+    def place(self, state: State) -> None:
+        """Teleport to a state."""
+        for i, joint in enumerate(self._joints):
+            self._plate.place_joint(joint, state[2 * i], state[2 * i + 1])
+        self._ball.place_base(state[4:7], state[7:11], state[11:14], state[14:17])
+
+    def act(self, effort: Effort) -> None:
+        """Turn the plate (N·m about pitch and roll)."""
+        self._plate.apply(self._joints, effort)
+
+    def read(self) -> State:
+        """Return the columns that ``BalancingPlate.state_names`` names."""
+        (pitch, pitch_rate, _, _), (roll, roll_rate, _, _) = self._plate.joint_states(self._joints)
+        position, orientation = self._ball.base()
+        velocity, spin = self._ball.base_velocity()
+        return (
+            *(pitch, pitch_rate, roll, roll_rate),
+            *position,
+            *orientation,
+            *velocity,
+            *spin,
+        )

@@ -1,0 +1,119 @@
+"""Pictures of a state, drawn in a client of their own so that looking never touches the physics."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .world import World
+
+if TYPE_CHECKING:
+    from .task import State, Task
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera.
+
+    Args:
+        eye: position (m).
+        target: the point in the middle of the picture (m).
+        fov: vertical field of view (degrees).
+        width: pixels.
+        height: pixels.
+        light: direction towards the light.
+        shadow: whether bodies cast shadows, ten times as slow.
+    """
+
+    eye: tuple[float, float, float]
+    target: tuple[float, float, float]
+    fov: float
+    width: int = 480
+    height: int = 360
+    light: tuple[float, float, float] = (-0.4, -0.6, 1.0)
+    shadow: bool = True
+
+    def view(self) -> list[float]:
+        """Return the OpenGL view matrix, column-major, with z up."""
+        eye = np.array(self.eye)
+        forward = np.array(self.target) - eye
+        forward /= np.linalg.norm(forward)
+        right = np.cross(forward, (0.0, 0.0, 1.0))
+        right /= np.linalg.norm(right)
+        up = np.cross(right, forward)
+        matrix = np.eye(4)
+        matrix[:3, :3] = right, up, -forward
+        matrix[:3, 3] = -matrix[:3, :3] @ eye
+        return [float(value) for value in matrix.T.ravel()]
+
+    def projection(self) -> list[float]:
+        """Return the OpenGL projection matrix, column-major."""
+        near, far = 0.05, 50.0
+        scale = 1 / math.tan(math.radians(self.fov) / 2)
+        matrix = np.zeros((4, 4))
+        matrix[0, 0] = scale * self.height / self.width
+        matrix[1, 1] = scale
+        matrix[2, 2] = (far + near) / (near - far)
+        matrix[2, 3] = 2 * far * near / (near - far)
+        matrix[3, 2] = -1
+        return [float(value) for value in matrix.T.ravel()]
+
+
+class Studio:
+    """A second scene of a task, posed by a state and photographed.
+
+    Args:
+        task: what to draw.
+        gui: show the scene in a window as well.
+
+    Raises:
+        RuntimeError: ``gui`` was asked for where no window can be opened.
+    """
+
+    def __init__(self, task: Task, gui: bool = False) -> None:
+        if gui:
+            _require_display()
+        self._world = World(task.physics_hz, task.control_hz, gui)
+        self._scene = task.build(self._world)
+        if gui:
+            self._world.look(task.video_camera.eye, task.video_camera.target)
+
+    def pose(self, state: State) -> None:
+        """Show a state."""
+        self._scene.place(state)
+
+    def draw(self, state: State, camera: Camera) -> npt.NDArray[np.uint8]:
+        """Return a picture of a state, uint8 of shape (height, width, 3)."""
+        self.pose(state)
+        return self._world.draw(
+            camera.width,
+            camera.height,
+            camera.view(),
+            camera.projection(),
+            camera.light,
+            camera.shadow,
+        )
+
+    def close(self) -> None:
+        """Free the client or window. Safe to call twice."""
+        self._world.close()
+
+
+def _require_display() -> None:
+    # Connecting to a missing display ends the process without an exception, so a child tries first.
+    attempt = "import pybullet; pybullet.disconnect(pybullet.connect(pybullet.GUI))"
+    child = subprocess.run(
+        [sys.executable, "-c", attempt], capture_output=True, stdin=subprocess.DEVNULL, timeout=60
+    )
+    if child.returncode:
+        raise RuntimeError(
+            f"render_mode='human' cannot open a window (DISPLAY={os.environ.get('DISPLAY')!r});"
+            " use render_mode='rgb_array' for frames and videos without a display"
+        )

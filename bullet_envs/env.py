@@ -1,0 +1,235 @@
+"""The Gymnasium protocol for one robot: reset, step, render, copies and clear errors."""
+
+import math
+import operator
+import time
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.logger import warn
+
+from .balancing_plate import BalancingPlate
+from .camera import Studio
+from .cart_pole import CartPole
+from .task import Effort, Scene, State, Task
+from .world import World
+
+Observation = npt.NDArray[np.float32]
+
+
+class BulletEnv(gym.Env[Observation, Any]):
+    """One robot with a problem to solve.
+
+    Args:
+        task: the problem.
+        render_mode: ``"rgb_array"`` for pictures, ``"human"`` for a window, or None.
+
+    Raises:
+        ValueError: the render mode is unknown.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": 50}  # type: ignore[misc]
+
+    def __init__(self, task: Task, render_mode: str | None = None) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(
+                f"render_mode={render_mode!r} must be one of {self.metadata['render_modes']} or None"
+            )
+        self.task = task
+        self.render_mode = render_mode
+        self.metadata = {**self.metadata, "render_fps": task.control_hz}
+        self.action_space = task.action_space
+        self.observation_space = task.observation_space
+        self._efforts: list[Effort] = [
+            tuple(task.greatest_effort * sign for sign in direction)
+            for direction in task.directions
+        ]
+        self._world: World | None = None
+        self._scene: Scene | None = None
+        self._studio: Studio | None = None
+        self._state: State | None = None
+        self._ended = False
+        self._closed = False
+        self._next_frame_time = 0.0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: decides this and all later episodes until the next seed.
+            options: ``{"state": {name: value}}`` begins from an exact state in the names and units
+                of :meth:`state`; columns that are not named are at rest.
+
+        Returns:
+            The first observation and an empty info.
+
+        Raises:
+            TypeError: the options or the state are not of the form above.
+            ValueError: an option or column is unknown, or the state is not one to start from.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        if self._closed:
+            raise ClosedEnvironmentError("reset() after close(): make a new environment")
+        options = options or {}
+        if unknown := [name for name in options if name != "state"]:
+            raise ValueError(f"options has no {unknown}; the only option is 'state'")
+        named = options.get("state")
+        given = None if named is None else self.task.named_state(named)
+        super().reset(seed=seed)
+        self._start(self.task.draw_start(self.np_random) if given is None else given)
+        self._ended = False
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Act for one control period.
+
+        Args:
+            action: an element of ``action_space``; Box values beyond the bounds are clipped.
+
+        Returns:
+            Observation, reward, terminated, truncated (always False: the time limit is
+            gymnasium's TimeLimit) and an empty info. After an end the state stays as it is, with
+            reward 0 and a warning.
+
+        Raises:
+            TypeError: the action is of the wrong type.
+            ValueError: the action is out of range, of the wrong shape or not finite.
+            ResetNeeded: there has been no reset.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        effort = self._effort(action)
+        if self._scene is None or self._ended:
+            if self._state is None or self._closed:
+                raise self._not_running("step")
+            if self._ended:
+                warn("step() after the episode has terminated does nothing: call reset()")
+                return self._observation(), 0.0, True, False, {}
+            self._start(self._state)
+        self._scene.act(effort)  # type: ignore[union-attr]
+        self._world.step()  # type: ignore[union-attr]
+        self._state = state = self._scene.read()  # type: ignore[union-attr]
+        columns, reward, self._ended = self.task.outcome(state)
+        if self.render_mode == "human":
+            self.render()
+        return np.array(columns, np.float32), reward, self._ended, False, {}
+
+    def state(self) -> dict[str, float]:
+        """Return the full state by name, in SI units, fit for ``reset(options={"state": ...})``.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        if self._state is None or self._closed:
+            raise self._not_running("state")
+        return dict(zip(self.task.state_names, self._state, strict=True))
+
+    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+        """Return a picture, uint8 of shape (360, 480, 3), or show the state in the window.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            ClosedEnvironmentError: the environment has been closed.
+            RuntimeError: ``human`` without a display.
+        """
+        if self._state is None or self._closed:
+            raise self._not_running("render")
+        if self.render_mode is None:
+            warn("render() without a render mode: make the environment with 'rgb_array' or 'human'")
+            return None
+        human = self.render_mode == "human"
+        if self._studio is None:
+            self._studio = Studio(self.task, gui=human)
+        if not human:
+            return self._studio.draw(self._state, self.task.video_camera)
+        self._studio.pose(self._state)
+        # The window shows the motion at its true speed.
+        now = time.monotonic()
+        time.sleep(max(0.0, self._next_frame_time - now))
+        self._next_frame_time = max(now, self._next_frame_time) + 1 / self.task.control_hz
+        return None
+
+    def close(self) -> None:
+        """Free the engine. Safe to call twice."""
+        self._closed = True
+        if self._world is not None:
+            self._world.close()
+        if self._studio is not None:
+            self._studio.close()
+        self._world = self._scene = self._studio = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the engine behind: a copy builds its own and goes on from the same state."""
+        return {**self.__dict__, "_world": None, "_scene": None, "_studio": None}
+
+    def _start(self, state: State) -> None:
+        if self._world is None or self._scene is None:
+            self._world = World(self.task.physics_hz, self.task.control_hz)
+            self._scene = self.task.build(self._world)
+        # A step without contact clears what a teleport leaves: a force set but not yet used, and
+        # contact points that would warm-start the solver.
+        self._scene.place(self.task.away())
+        self._world.step()
+        self._scene.place(state)
+        self._state = self._scene.read()
+
+    def _observation(self) -> Observation:
+        assert self._state is not None
+        return np.array(self.task.observe(self._state), np.float32)
+
+    def _effort(self, action: Any) -> Effort:
+        """Return the force or torques that an action asks for."""
+        if self.task.continuous:
+            return self._scaled_effort(action)
+        count = len(self._efforts)
+        try:
+            index = operator.index(action)
+        except TypeError:
+            raise TypeError(
+                f"action {action!r} must be a whole number from 0 to {count - 1}"
+            ) from None
+        if not 0 <= index < count:
+            raise ValueError(f"action {action!r} must be a whole number from 0 to {count - 1}")
+        return self._efforts[index]
+
+    def _scaled_effort(self, action: Any) -> Effort:
+        size = len(self._efforts[0])
+        legal = f"{size} finite numbers from -1 to 1, shape ({size},)"
+        array = np.asarray(action)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"action {action!r} must be {legal}")
+        values = array.tolist()
+        if array.shape != (size,) or not all(map(math.isfinite, values)):
+            raise ValueError(f"action {action!r} must be {legal}")
+        greatest = self.task.greatest_effort
+        return tuple([greatest * min(1.0, max(-1.0, value)) for value in values])
+
+    def _not_running(self, call: str) -> Exception:
+        if self._closed:
+            return ClosedEnvironmentError(f"{call}() after close(): make a new environment")
+        return ResetNeeded(f"{call}() before reset(): call reset() first")
+
+
+class BulletCartPoleEnv(BulletEnv):
+    """See CartPole."""
+
+    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+        super().__init__(CartPole(**options), render_mode)
+
+
+class BalancingPlateEnv(BulletEnv):
+    """See BalancingPlate."""
+
+    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+        super().__init__(BalancingPlate(**options), render_mode)
+
+
+BulletCartPoleEnv.__doc__ = CartPole.__doc__
+BalancingPlateEnv.__doc__ = BalancingPlate.__doc__

@@ -1,0 +1,176 @@
+"""What a problem is: its numbers, its start, its observation and its end, for one robot or many.
+
+A task holds no engine objects and nothing that changes. ``build`` puts its bodies into a
+:class:`~bullet_envs.world.World` and returns a :class:`Scene`, which moves and reads them.
+
+A state is a tuple of columns in SI units, named by ``state_names``. ``observe`` and ``failed``
+take columns of floats (one robot) or of arrays (many robots).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from gymnasium import spaces
+
+from .camera import Camera
+from .world import GRAVITY, MAX_PHYSICS_HZ, MAX_SPEED, World
+
+State = tuple[Any, ...]
+Effort = tuple[float, ...]
+
+
+class Scene(Protocol):
+    """The bodies of one robot in a world."""
+
+    def place(self, state: State) -> None:
+        """Teleport the bodies to a state."""
+
+    def act(self, effort: Effort) -> None:
+        """Set the force (N) or torques (N·m) of the next control period."""
+
+    def read(self) -> State:
+        """Return the present state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The contract of a problem, and what every problem has.
+
+    Each problem adds its own keywords and a table of them to these:
+
+    Args:
+        physics_hz: physics steps per second, a whole multiple of ``control_hz``, at most 1000.
+        control_hz: actions per second, 10 to 1000.
+        continuous: ``Box(-1, 1)`` actions, in units of the greatest effort, in place of
+            ``Discrete`` ones.
+
+    Raises:
+        TypeError: a keyword has the wrong type.
+        ValueError: a keyword is out of its range.
+    """
+
+    physics_hz: int = 100
+    control_hz: int = 50
+    continuous: bool = False
+
+    gravity: ClassVar[float] = GRAVITY
+    state_names: ClassVar[tuple[str, ...]]
+    # What each Discrete action does, in units of the greatest effort.
+    directions: ClassVar[tuple[tuple[int, ...], ...]]
+    video_camera: ClassVar[Camera]
+
+    def __post_init__(self) -> None:
+        """Check the keywords."""
+        for name in ("physics_hz", "control_hz"):
+            if not _is_whole(getattr(self, name)):
+                raise TypeError(f"{name}={getattr(self, name)!r} must be a whole number of Hz")
+        if not isinstance(self.continuous, bool):
+            raise TypeError(f"continuous={self.continuous!r} must be True or False")
+        self._require("control_hz", 10, MAX_PHYSICS_HZ, "Hz")
+        self._require("physics_hz", self.control_hz, MAX_PHYSICS_HZ, "Hz")
+        if self.physics_hz % self.control_hz:
+            raise ValueError(
+                f"physics_hz={self.physics_hz} must be a whole multiple of"
+                f" control_hz={self.control_hz}"
+            )
+
+    def _require(self, name: str, low: float, high: float, unit: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise TypeError(f"{name}={value!r} must be a number from {low:g} to {high:g} {unit}")
+        if not low <= value <= high:
+            raise ValueError(f"{name}={value!r} must lie from {low:g} to {high:g} {unit}")
+
+    @property
+    def greatest_effort(self) -> float:
+        """The force (N) or torque (N·m) of an action of size 1."""
+        raise NotImplementedError
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """The action space of one robot."""
+        if self.continuous:
+            return spaces.Box(-1.0, 1.0, (len(self.directions[0]),), np.float32)
+        return spaces.Discrete(len(self.directions))
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """The observation space of one robot, with bounds that the physics cannot leave."""
+        high = np.array(self.observation_bounds(), np.float32)
+        return spaces.Box(-high, high, dtype=np.float32)
+
+    def _reach(self, limit: float) -> float:
+        """How far a coordinate can be after the action that takes it past ``limit``."""
+        return limit + MAX_SPEED / self.control_hz
+
+    def observation_bounds(self) -> tuple[float, ...]:
+        """Return the largest absolute value of each column of the observation."""
+        raise NotImplementedError
+
+    def rest(self) -> State:
+        """Return the state of one robot at its unstable equilibrium."""
+        raise NotImplementedError
+
+    def away(self) -> State:
+        """Return a state of one robot in which nothing touches."""
+        return self.rest()
+
+    def draw_start(self, rng: np.random.Generator) -> State:
+        """Draw the first state of an episode of one robot."""
+        raise NotImplementedError
+
+    def observe(self, state: State) -> tuple[Any, ...]:
+        """Return the columns of the observation."""
+        raise NotImplementedError
+
+    def failed(self, state: State) -> Any:
+        """Return whether the episode ends here."""
+        raise NotImplementedError
+
+    def outcome(self, state: State) -> tuple[tuple[Any, ...], float, Any]:
+        """Return observation columns, reward and whether the episode ends."""
+        return self.observe(state), 1.0, self.failed(state)
+
+    def build(self, world: World) -> Scene:
+        """Load the bodies of one robot into a world."""
+        raise NotImplementedError
+
+    def check_start(self, state: State) -> None:
+        """Refuse a user's first state from which the physics could not go on.
+
+        Raises:
+            ValueError: the state is an end, or a speed is past what Bullet can hold.
+        """
+        named = dict(zip(self.state_names, state, strict=True))
+        for name, value in named.items():
+            if not math.isfinite(value) or abs(value) > MAX_SPEED:
+                raise ValueError(f"state {name}={value!r} must lie from -100 to 100 in SI units")
+        if self.failed(state):
+            raise ValueError(f"state {named} is one in which the episode has ended")
+
+    def named_state(self, named: Mapping[str, float]) -> State:
+        """Return the state with these columns, every other one being as in :meth:`rest`.
+
+        Raises:
+            TypeError: ``named`` is not a mapping of numbers.
+            ValueError: a name is unknown or the state is not one to start from.
+        """
+        if not isinstance(named, Mapping):
+            raise TypeError(f"state {named!r} must be a dict such as {self.state_names[0]!r}: 0.1")
+        unknown = [name for name in named if name not in self.state_names]
+        if unknown:
+            raise ValueError(f"state has no {unknown}; its names are {', '.join(self.state_names)}")
+        columns = {**dict(zip(self.state_names, self.rest(), strict=True)), **named}
+        try:
+            state = tuple(float(columns[name]) for name in self.state_names)
+        except (TypeError, ValueError):
+            raise TypeError(f"state {dict(named)!r} must hold numbers only") from None
+        self.check_start(state)
+        return state
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
