@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[agents,dev]"
 	@touch $@
 
-demo: venv ## run the demonstration (bullet-envs demo)
+demo: venv ## train, evaluate and film an agent
 	$(BIN)/bullet-envs demo
 
 test: venv ## run all tests
@@ -26,12 +26,13 @@ lint: venv ## check format, style and types
 	$(BIN)/ruff check .
 	@rm -rf build/mypy && mkdir -p build/mypy/bullet_envs
 	@ln -s $(CURDIR)/bullet_envs/* $(CURDIR)/agents $(CURDIR)/assets build/mypy/bullet_envs
-	cd build/mypy && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml
+	cd build/mypy && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache
 
 check: lint test ## everything a change must pass
 
 format: venv ## format and fix what can be fixed
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and all that was built

@@ -17,7 +17,6 @@ class Agent(ABC):
     """
 
     algo: str
-    seed: int | None = None
     weights_hash: str | None = None
 
     def __init__(self, env_id: str, env_kwargs: dict[str, Any] | None = None) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 
-class CheckpointError(Exception):
+class CheckpointError(ValueError):
     """A file is not a checkpoint, is damaged, or belongs to something else."""
 
 

@@ -9,7 +9,6 @@ Run ``bullet-envs evaluate --algo lqr --env BalancingPlate-v0``.
 import math
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
@@ -54,11 +53,13 @@ class LQR(Agent):
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
         """Return the regulator's action per row."""
         effort = -observations @ self.gain.T
+        actions: npt.NDArray[Any]
         if self._continuous:
-            return np.clip(effort / self._greatest, -1, 1).astype(np.float32)
-        # Discrete actions count through the signs of the efforts like binary digits.
-        digits = 2 ** np.arange(effort.shape[1])[::-1]
-        return (effort > 0) @ digits
+            actions = np.clip(effort / self._greatest, -1, 1).astype(np.float32)
+        else:
+            # Discrete actions count through the signs of the efforts like binary digits.
+            actions = (effort > 0) @ 2 ** np.arange(effort.shape[1])[::-1]
+        return actions
 
 
 def lqr_gain(
@@ -168,7 +169,8 @@ def _plate_gain(task: Any) -> Array:
         # The ball's centre stands above the axis, so a tilt moves it without any rolling.
         gains[row, angle] = tilt - height * place
         gains[row, angle_rate] = rate - height * speed
-    return gains * np.array(task.observation_scale)
+    gains *= np.array(task.observation_scale)
+    return gains
 
 
 _GAINS = {"BulletCartPole-v0": _cart_pole_gain, "BalancingPlate-v0": _plate_gain}

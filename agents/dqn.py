@@ -11,8 +11,7 @@ Deviations:
 5. Every evaluation cuts the episodes off as a time limit would, so that a resumed training equals
    an unbroken one.
 
-Run ``python -m bullet_envs.agents.dqn BalancingPlate-v0`` or
-``bullet-envs train --algo dqn --env BalancingPlate-v0``: about a minute on one core.
+Run ``bullet-envs train --algo dqn --env BalancingPlate-v0``: about a minute on one core.
 """
 
 from collections import deque
@@ -122,7 +121,7 @@ class ReplayMemory:
     def __init__(self, size: int, n_envs: int, shape: tuple[int, ...]) -> None:
         self.length = size // n_envs
         times = (self.length, n_envs)
-        self.columns = {
+        self.columns: dict[str, npt.NDArray[Any]] = {
             "observations": np.zeros((*times, *shape), np.float32),
             "next_observations": np.zeros((*times, *shape), np.float32),
             "actions": np.zeros(times, np.int64),
@@ -142,9 +141,7 @@ class ReplayMemory:
         """End every running episode here, as a time limit would."""
         self.columns["ended"][(self.added - 1) % self.length] = True
 
-    def sample(
-        self, rows: int, n_steps: int, gamma: float, rng: np.random.Generator
-    ) -> Batch:
+    def sample(self, rows: int, n_steps: int, gamma: float, rng: np.random.Generator) -> Batch:
         """Return random windows of up to ``n_steps`` that stop at the end of an episode."""
         # The newest windows are not complete yet.
         oldest = max(0, self.added - self.length)
@@ -203,7 +200,8 @@ def td_target(q_network: nn.Module, target_network: nn.Module, batch: Batch) -> 
     with torch.no_grad():
         best = q_network(batch.next_observations).argmax(dim=1, keepdim=True)
         following = target_network(batch.next_observations).gather(1, best).squeeze(1)
-        return batch.returns + batch.bootstrap * following
+        target: Tensor = batch.returns + batch.bootstrap * following
+    return target
 
 
 def train(config: DQNConfig, run: Run) -> DQNAgent:
@@ -235,7 +233,7 @@ def train(config: DQNConfig, run: Run) -> DQNAgent:
         # Steps name what follows up to the next evaluation, as in a resumed training.
         rng = np.random.default_rng(derived_seed(config.seed, run.steps))
         seeds = [derived_seed(config.seed, run.steps, row) for row in range(config.n_envs)]
-        observations, _ = envs.reset(seed=seeds)
+        observations, _ = envs.reset(seed=seeds)  # type: ignore[arg-type]
         returns = np.zeros(config.n_envs)
         while not (run.evaluation_due or run.stopped):
             progress = run.steps / config.n_timesteps
@@ -292,9 +290,7 @@ def train(config: DQNConfig, run: Run) -> DQNAgent:
             )
             run.evaluate(agent)
             counters = {"updates": torch.tensor(updates)}
-            run.checkpoint(
-                {**learner_tensors(modules, optimiser), **memory.tensors(), **counters}
-            )
+            run.checkpoint({**learner_tensors(modules, optimiser), **memory.tensors(), **counters})
 
     envs.close()
     return agent

@@ -1,6 +1,7 @@
 """Agents with weights: how they are written, and how they are read without running anything."""
 
 import hashlib
+import itertools
 import json
 import platform
 from abc import abstractmethod
@@ -8,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import bullet_envs
 import gymnasium as gym
 import numpy.typing as npt
 import torch
@@ -17,10 +17,12 @@ from safetensors.torch import load, save
 from torch import nn
 from typing_extensions import Self
 
+from .. import ENV_IDS
 from .agent import Agent
 from .checkpoints import CheckpointError, load_module, write_atomically
 
 SCHEMA_VERSION = 1
+_IDENTITY = ("schema_version", "algo", "env_id", "env_kwargs", "hidden", "weights", "sha256")
 
 
 class LearnedAgent(Agent):
@@ -30,6 +32,9 @@ class LearnedAgent(Agent):
         env_id: the id of its environment.
         env_kwargs: the keywords that its environment is made with.
         hidden: widths of the hidden layers.
+
+    ``facts`` is what its card says of its training: seed, settings, steps, seconds, versions and
+    returns.
     """
 
     network: nn.Module
@@ -39,7 +44,7 @@ class LearnedAgent(Agent):
     ) -> None:
         super().__init__(env_id, env_kwargs)
         self.hidden = hidden
-        self.card: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
         with self.make_env() as env:
             self.observation_space = env.observation_space
             self.action_space = env.action_space
@@ -51,12 +56,11 @@ class LearnedAgent(Agent):
     def build(self) -> nn.Module:
         """Return a new network for the agent's spaces and widths."""
 
-    def save(self, path: Path, **facts: Any) -> None:
-        """Write the weights, then the card that names them.
+    def save(self, path: Path) -> None:
+        """Write the weights, then the card that names them, with the agent's ``facts``.
 
         Args:
             path: of the card, ``….json``; the weights are written beside it.
-            **facts: further entries of the card, e.g. the seed and the returns.
         """
         weights = {
             name: tensor.detach().clone().contiguous()
@@ -66,7 +70,7 @@ class LearnedAgent(Agent):
         sha256 = hashlib.sha256(content).hexdigest()
         # A name of its own, so that being stopped between the two files leaves the old pair whole.
         weights_path = path.with_name(f"{path.stem}-{sha256[:8]}.safetensors")
-        card = {
+        identity = {
             "schema_version": SCHEMA_VERSION,
             "algo": self.algo,
             "env_id": self.env_id,
@@ -74,20 +78,22 @@ class LearnedAgent(Agent):
             "hidden": list(self.hidden),
             "weights": weights_path.name,
             "sha256": sha256,
-            "torch_threads": torch.get_num_threads(),
-            "versions": versions(),
-            **facts,
         }
         write_atomically(weights_path, content)
-        write_atomically(path, (json.dumps(card, indent=2) + "\n").encode())
+        write_atomically(path, (json.dumps({**identity, **self.facts}, indent=2) + "\n").encode())
         for old in path.parent.glob(f"{path.stem}-????????.safetensors"):
             if old != weights_path:
                 old.unlink()
-        self.card, self.seed, self.weights_hash = card, facts.get("seed"), sha256
+        self.weights_hash = sha256
 
     @classmethod
-    def load(cls, path: Path, card: dict[str, Any]) -> Self:
+    def load(cls, path: Path, card: dict[str, Any], env_kwargs: dict[str, Any]) -> Self:
         """Return the agent of a card that :func:`read_card` has read.
+
+        Args:
+            path: of the card.
+            card: its content.
+            env_kwargs: keywords of the environment beside those on the card.
 
         Raises:
             CheckpointError: the weights are missing, damaged or do not fit.
@@ -103,9 +109,10 @@ class LearnedAgent(Agent):
             weights = load(content)
         except SafetensorError as error:
             raise CheckpointError(f"{weights_path} is not a safetensors file: {error}") from None
-        agent = cls(card["env_id"], card["env_kwargs"], tuple(card["hidden"]))
+        agent = cls(card["env_id"], {**card["env_kwargs"], **env_kwargs}, tuple(card["hidden"]))
         load_module(agent.network, weights)
-        agent.card, agent.seed, agent.weights_hash = card, card.get("seed"), card["sha256"]
+        agent.facts = {name: fact for name, fact in card.items() if name not in _IDENTITY}
+        agent.weights_hash = card["sha256"]
         return agent
 
 
@@ -126,15 +133,16 @@ class GreedyAgent(LearnedAgent):
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
         """Return the action with the largest output per row."""
         with torch.no_grad():
-            outputs: npt.NDArray[Any] = self.network(torch.as_tensor(observations)).numpy()
-        return outputs.argmax(axis=1)
+            outputs = self.network(torch.as_tensor(observations))
+        actions: npt.NDArray[Any] = outputs.argmax(dim=1).numpy()
+        return actions
 
 
 def mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
     """Return linear layers with ReLU between them."""
     widths = [inputs, *hidden]
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
@@ -150,14 +158,11 @@ def read_card(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no agent at {path}")
     try:
         card = json.loads(path.read_text())
-        if card["schema_version"] != SCHEMA_VERSION:
-            raise CheckpointError(
-                f"{path} has schema_version {card['schema_version']!r}, not {SCHEMA_VERSION}"
-            )
         sizes = card["hidden"]
         sound = (
-            isinstance(card["algo"], str)
-            and card["env_id"] in bullet_envs.ENV_IDS
+            card["schema_version"] == SCHEMA_VERSION
+            and isinstance(card["algo"], str)
+            and card["env_id"] in ENV_IDS
             and isinstance(card["env_kwargs"], dict)
             and isinstance(card["sha256"], str)
             and Path(card["weights"]).name == card["weights"]
@@ -167,7 +172,7 @@ def read_card(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not the card of an agent: {error!r}") from None
     if not sound:
-        raise CheckpointError(f"{path} is not the card of an agent of this suite")
+        raise CheckpointError(f"{path} is not the card of an agent that this version can read")
     checked: dict[str, Any] = card
     return checked
 

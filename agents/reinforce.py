@@ -10,8 +10,7 @@ Deviations:
 4. Adam, in place of plain gradient ascent.
 5. An entropy bonus, and a learning rate that falls linearly to zero.
 
-Run ``python -m bullet_envs.agents.reinforce BalancingPlate-v0`` or
-``bullet-envs train --algo reinforce --env BalancingPlate-v0``: about 20 seconds on one core.
+Run ``bullet-envs train --algo reinforce --env BalancingPlate-v0``: about 20 seconds on one core.
 """
 
 from collections.abc import Sequence
@@ -99,7 +98,9 @@ def policy_loss(logits: Tensor, actions: Tensor, advantages: Tensor, entropy: fl
         entropy: weight of the bonus.
     """
     policy = Categorical(logits=logits)
-    return -(policy.log_prob(actions) * advantages).mean() - entropy * policy.entropy().mean()
+    gain = (policy.log_prob(actions) * advantages).mean()
+    loss: Tensor = -gain - entropy * policy.entropy().mean()
+    return loss
 
 
 def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
@@ -128,7 +129,9 @@ def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
         values = baseline(observations).squeeze(1)
         advantages = (returns - values).detach()
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        gradient_loss = policy_loss(agent.network(observations), actions, advantages, config.entropy)
+        gradient_loss = policy_loss(
+            agent.network(observations), actions, advantages, config.entropy
+        )
         value_loss = nn.functional.smooth_l1_loss(values, returns)
         optimiser.param_groups[0]["lr"] = config.learning_rate * (
             1 - run.steps / config.n_timesteps

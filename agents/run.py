@@ -1,7 +1,8 @@
 """A training as seen from outside its algorithm: settings, log, evaluations, checkpoints, an end.
 
-A run's folder holds ``config.json``, ``progress.csv`` and TensorBoard events, ``checkpoint.safetensors``
-to resume from, and the best agent so far as ``best.json`` and its weights.
+A run's folder holds ``config.json``, ``progress.csv`` and TensorBoard events,
+``checkpoint.safetensors`` to resume from, and the best agent so far as ``best.json`` and its
+weights.
 """
 
 import csv
@@ -14,7 +15,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-import bullet_envs
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,11 +22,12 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from typing_extensions import Self
 
+from .. import ENV_IDS
 from .checkpoints import CheckpointError, read_tensors, write_atomically, write_tensors
 from .evaluation import SELECTION_SEEDS, evaluate
-from .learned import LearnedAgent
+from .learned import LearnedAgent, versions
 
-# One thread gives the same weights on any number of cores; networks of this size gain nothing from more.
+# One thread gives the same weights on any number of cores. Networks this small gain from no more.
 TORCH_THREADS = 1
 
 
@@ -58,10 +59,8 @@ class Config:
             TypeError: a setting has the wrong type.
             ValueError: a setting is out of its range.
         """
-        if self.env_id not in bullet_envs.ENV_IDS:
-            raise ValueError(
-                f"env_id={self.env_id!r} must be one of {', '.join(bullet_envs.ENV_IDS)}"
-            )
+        if self.env_id not in ENV_IDS:
+            raise ValueError(f"env_id={self.env_id!r} must be one of {', '.join(ENV_IDS)}")
         self.require("seed", int, 0, 2**31 - 1)
         self.require("n_timesteps", int, 1, 10**9)
         self.require("eval_freq", int, 1, 10**9)
@@ -72,7 +71,9 @@ class Config:
         value = getattr(self, name)
         kinds = (int, float) if kind is float else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds):
-            raise TypeError(f"{name}={value!r} must be {'a' if kind is float else 'a whole'} number")
+            raise TypeError(
+                f"{name}={value!r} must be {'a' if kind is float else 'a whole'} number"
+            )
         if not low <= value <= high:
             raise ValueError(f"{name}={value!r} must lie from {low:g} to {high:g}")
 
@@ -124,6 +125,7 @@ class Run:
             unit_scale=True,
             disable=not progress,
             dynamic_ncols=True,
+            mininterval=0.5,
             desc=f"{config.env_id} seed {config.seed}",
         )
 
@@ -159,12 +161,12 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether to stop: steps used up, solved for good, or asked to."""
-        solved = self.config.solved_evaluations
-        return (
-            self.stopped
-            or self.steps >= self.config.n_timesteps
-            or (0 < solved <= self.solved_in_a_row)
-        )
+        return self.stopped or self.solved or self.steps >= self.config.n_timesteps
+
+    @property
+    def solved(self) -> bool:
+        """Whether ``solved_evaluations`` in a row were perfect."""
+        return 0 < self.config.solved_evaluations <= self.solved_in_a_row
 
     @property
     def evaluation_due(self) -> bool:
@@ -195,14 +197,16 @@ class Run:
         self.log({"eval/mean_reward": mean, "eval/mean_ep_length": mean})
         if mean >= self.best_return:
             self.best_return = mean
-            agent.save(
-                self.folder / "best.json",
-                seed=self.config.seed,
-                settings=self._settings,
-                steps=self.steps,
-                seconds=round(self.seconds, 1),
-                selection_return=mean,
-            )
+            agent.facts = {
+                "seed": self.config.seed,
+                "steps": self.steps,
+                "seconds": round(self.seconds, 1),
+                "selection_return": mean,
+                "settings": self._settings,
+                "torch_threads": TORCH_THREADS,
+                "versions": versions(),
+            }
+            agent.save(self.folder / "best.json")
 
     def checkpoint(self, tensors: dict[str, Tensor]) -> None:
         """Save all that :meth:`__init__` needs to resume exactly from here."""

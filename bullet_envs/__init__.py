@@ -20,9 +20,7 @@ def register_envs() -> None:
     """Register every id with Gymnasium. Calling it again changes nothing."""
     for env_id, entry_point in _ENTRY_POINTS.items():
         if env_id not in gym.registry:
-            gym.register(
-                env_id, entry_point, max_episode_steps=500, reward_threshold=475.0
-            )
+            gym.register(env_id, entry_point, max_episode_steps=500, reward_threshold=475.0)
 
 
 def __getattr__(name: str) -> Any:

@@ -116,7 +116,7 @@ class BalancingPlate(Task):
         *(0.3, 0.3),  # rad/s
     )
     video_camera: ClassVar[Camera] = Camera(
-        eye=(0.25, -0.55, 0.40), target=(0.0, 0.0, -0.03), fov=42.0
+        eye=(0.18, -0.48, 0.36), target=(0.0, 0.0, -0.035), fov=40.0
     )
 
     def __post_init__(self) -> None:
@@ -188,7 +188,7 @@ class BalancingPlate(Task):
         )
 
     def check_start(self, state: State) -> None:
-        """Refuse what the contract refuses, a ball inside the plate, and a quaternion not of size 1.
+        """Refuse also a ball inside the plate and a quaternion that is not of length 1.
 
         Raises:
             ValueError: as said.

@@ -76,9 +76,7 @@ class CartPole(Task):
 
     state_names: ClassVar[tuple[str, ...]] = ("x", "x_dot", "theta", "theta_dot")
     directions: ClassVar[tuple[tuple[int, ...], ...]] = ((-1,), (1,))
-    video_camera: ClassVar[Camera] = Camera(
-        eye=(0.0, -5.2, 1.1), target=(0.0, 0.0, 0.35), fov=42.0
-    )
+    video_camera: ClassVar[Camera] = Camera(eye=(0.0, -5.0, 1.4), target=(0.0, 0.0, 0.2), fov=41.0)
 
     def __post_init__(self) -> None:
         """Check the keywords."""

@@ -3,7 +3,7 @@
 import math
 import operator
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -31,18 +31,19 @@ class BulletEnv(gym.Env[Observation, Any]):
         ValueError: the render mode is unknown.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": 50}  # type: ignore[misc]
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 50}  # noqa: RUF012
 
     def __init__(self, task: Task, render_mode: str | None = None) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(
-                f"render_mode={render_mode!r} must be one of {self.metadata['render_modes']} or None"
+                f"render_mode={render_mode!r} must be None or one of"
+                f" {self.metadata['render_modes']}"
             )
         self.task = task
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": task.control_hz}
         self.action_space = task.action_space
-        self.observation_space = task.observation_space
+        self.observation_space = task.observation_space  # type: ignore[assignment]
         self._efforts: list[Effort] = [
             tuple(task.greatest_effort * sign for sign in direction)
             for direction in task.directions
@@ -131,7 +132,7 @@ class BulletEnv(gym.Env[Observation, Any]):
             raise self._not_running("state")
         return dict(zip(self.task.state_names, self._state, strict=True))
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """Return a picture, uint8 of shape (360, 480, 3), or show the state in the window.
 
         Raises:

@@ -204,7 +204,7 @@ class Mp4Writer:
     def _start(self, width: int, height: int) -> None:
         # A file, because nobody would empty a pipe; "file:" keeps ffmpeg from reading a protocol
         # into the name.
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         out = ["-movflags", "+faststart", f"file:{self._part}"]
         self._process = subprocess.Popen(
             _encode(self._executable, width, height, self._rate, out),
@@ -379,9 +379,10 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
 
     def start_recording(self, video_name: str) -> None:
         """Begin the film ``<video_name>.mp4``, ending the one that is being made."""
+        check_name(video_name)
         if self.recording:
             self.stop_recording()
-        spec = self.unwrapped.spec
+        spec = self.env.spec
         card = {
             "env_id": spec and spec.id,
             "kwargs": spec and _plain(spec.kwargs),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Send the C-level stdout and stderr to nowhere: Bullet's banner and warnings bypass Python's."""
+    """Send C-level stdout and stderr to nowhere: Bullet's banner and warnings bypass Python's."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -203,9 +203,7 @@ class Body:
     ) -> None:
         """Teleport the base; units as in :meth:`base` and :meth:`base_velocity`."""
         p.resetBasePositionAndOrientation(self._id, position, orientation, self._client)
-        p.resetBaseVelocity(
-            self._id, velocity, angular_velocity, physicsClientId=self._client
-        )
+        p.resetBaseVelocity(self._id, velocity, angular_velocity, physicsClientId=self._client)
 
     def set_base_mass(self, mass: float, inertia: float) -> None:
         """Replace mass (kg) and moment of inertia (kg·m², the same about all axes) of the base."""

@@ -1,0 +1,262 @@
+"""The command ``bullet-envs``, with RL Zoo's names for its flags."""
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gymnasium as gym
+
+from . import ENV_IDS
+
+# Known without importing the agents, which would load torch.
+ALGOS = ("reinforce", "dqn", "ppo")
+AGENTS = (*ALGOS, "lqr", "random")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, without the usage."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 2 after a mistake of the user's."""
+    parser = _build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except KeyboardInterrupt:
+        return 130
+    except ModuleNotFoundError as error:
+        parser.error(f"{error}: pip install 'bullet-envs[agents]'")
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        # These carry a sentence for the user; a line break would hide it in scripts.
+        parser.error(" ".join(str(error).split()))
+    return code
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="bullet-envs", description="PyBullet environments and reference agents.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    command = commands.add_parser("list", help="environments and their bundled agents")
+    command.set_defaults(command=_list)
+
+    command = commands.add_parser("train", help="train an agent")
+    _add_env(command)
+    command.add_argument("--algo", choices=ALGOS, required=True)
+    command.add_argument("-n", "--n-timesteps", type=int, help="default: the preset of the id")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--eval-freq", type=int, help="steps between evaluations")
+    command.add_argument(
+        "-params",
+        "--hyperparams",
+        nargs="+",
+        type=_pair,
+        default=[],
+        metavar="KEY:VALUE",
+        help="settings in place of the preset's, e.g. gamma:0.98 learning_rate:3e-4",
+    )
+    command.add_argument("-f", "--log-folder", type=Path, default=Path("runs"))
+    command.add_argument(
+        "--resume", action="store_true", help="go on with the newest such run in the log folder"
+    )
+    command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    command.set_defaults(command=_train)
+
+    command = commands.add_parser(
+        "evaluate", aliases=["enjoy"], help="play an agent on unseen starts and print its returns"
+    )
+    _add_agent(command)
+    command.add_argument("--eval-episodes", type=int, default=100)
+    command.set_defaults(command=_evaluate)
+
+    command = commands.add_parser("record", help="film an agent")
+    _add_agent(command)
+    command.add_argument("--seed", type=int, default=0, help="of the start")
+    command.add_argument("-o", "--output-folder", type=Path, default=Path("videos"))
+    command.set_defaults(command=_record)
+
+    command = commands.add_parser("demo", help="train, evaluate and film in about a minute")
+    command.add_argument("-f", "--log-folder", type=Path, default=Path("runs/demo"))
+    command.add_argument("-o", "--output-folder", type=Path, default=Path("videos/demo"))
+    command.set_defaults(command=_demo)
+
+    command = commands.add_parser("bench", help="step through gym.make against a bare loop")
+    command.set_defaults(command=_bench)
+    return parser
+
+
+def _add_env(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", choices=ENV_IDS, required=True)
+    parser.add_argument(
+        "--env-kwargs",
+        nargs="+",
+        type=_pair,
+        default=[],
+        metavar="KEY:VALUE",
+        help="keywords of the environment, e.g. force:5 physics_hz:200",
+    )
+
+
+def _add_agent(parser: argparse.ArgumentParser) -> None:
+    _add_env(parser)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--algo", choices=AGENTS, help="a bundled agent or a controller")
+    which.add_argument(
+        "-i", "--trained-agent", type=Path, help="an agent of your own: best.json or its folder"
+    )
+    parser.add_argument("--stochastic", action="store_true", help="draw actions from the policy")
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, colon, value = text.partition(":")
+    if not (key and colon):
+        raise argparse.ArgumentTypeError(f"{text!r} must be KEY:VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from .agents import load_agent
+
+    return load_agent(
+        options.env, options.algo or options.trained_agent, **dict(options.env_kwargs)
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    for env_id in ENV_IDS:
+        spec = gym.spec(env_id)
+        print(f"{env_id}: {spec.max_episode_steps} actions, solved at {spec.reward_threshold:g}")
+        print(f"    agents: {', '.join(AGENTS)}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .agents import algorithm
+
+    given = dict(options.hyperparams)
+    for name in ("n_timesteps", "eval_freq"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    learner = algorithm(options.algo)
+    settings = {**learner.presets.get(options.env, {}), **given}
+    known = learner.config.__dataclass_fields__
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(f"unknown setting {', '.join(unknown)}; legal: {', '.join(known)}")
+    config = learner.config(
+        env_id=options.env, env_kwargs=dict(options.env_kwargs), seed=options.seed, **settings
+    )
+    folder = _run_folder(options)
+    finished, run = _run_training(learner, config, folder, options.resume, options.no_progress)
+    print(f"{run.steps} steps in {run.seconds:.0f} s, best return {run.best_return:.1f}: {folder}")
+    if not finished:
+        print("stopped before its end; the same command with --resume goes on", file=sys.stderr)
+        return 130
+    print(f"next: bullet-envs evaluate --env {options.env} -i {folder}")
+    return 0
+
+
+def _run_folder(options: argparse.Namespace) -> Path:
+    """Return the newest run's folder to resume, or the next free one."""
+    parent = options.log_folder / options.algo
+    stem = f"{options.env}_seed{options.seed}_"
+    taken = [int(path.name.removeprefix(stem)) for path in parent.glob(f"{stem}[0-9]*")]
+    newest = max(taken, default=0)
+    folder: Path = parent / f"{stem}{newest if options.resume else newest + 1}"
+    return folder
+
+
+def _run_training(
+    learner: Any, config: Any, folder: Path, resume: bool = False, quiet: bool = False
+) -> tuple[bool, Any]:
+    from .agents.run import Run
+
+    with Run(folder, config, resume, progress=not quiet) as run:
+        learner.train(config, run)
+    return not run.stopped, run
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .agents.evaluation import EVALUATION_SEEDS, evaluate
+
+    if not 1 <= options.eval_episodes <= 1_000_000:
+        raise ValueError(f"--eval-episodes {options.eval_episodes} must lie from 1 to 1000000")
+    agent = _load(options)
+    seeds = range(EVALUATION_SEEDS.start, EVALUATION_SEEDS.start + options.eval_episodes)
+    returns = evaluate(agent, seeds, deterministic=not options.stochastic)
+    _print_table({agent.algo: returns}, options.env)
+    return 0
+
+
+def _print_table(returns: dict[str, Any], env_id: str) -> None:
+    count = len(next(iter(returns.values())))
+    print(f"\n{env_id}, return over {count} unseen starts")
+    print(f"{'agent':<12}{'mean':>8}{'std':>8}{'worst':>8}")
+    for name, values in returns.items():
+        print(f"{name:<12}{values.mean():>8.1f}{values.std():>8.1f}{values.min():>8.0f}")
+
+
+def _record(options: argparse.Namespace) -> int:
+    agent = _load(options)
+    path = _film(agent, options.seed, options.output_folder, not options.stochastic)
+    print(path)
+    return 0
+
+
+def _film(agent: Any, seed: int, folder: Path, deterministic: bool = True) -> Path:
+    from tqdm import tqdm
+
+    from . import Recorder
+
+    prefix = f"{agent.algo}-start{seed}"
+    env = Recorder(
+        agent.make_env(render_mode="rgb_array"),
+        str(folder / agent.env_id),
+        name_prefix=prefix,
+        agent_hash=agent.weights_hash,
+    )
+    with env, tqdm(desc="filming", unit="frame", mininterval=0.5) as bar:
+        observation, _ = env.reset(seed=seed)
+        ended = False
+        while not ended:
+            action, _ = agent.predict(observation, deterministic=deterministic)
+            observation, _, terminated, truncated, _ = env.step(action)
+            ended = terminated or truncated
+            bar.update()
+    path: Path = folder / agent.env_id / f"{prefix}-episode-0.mp4"
+    return path
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .agents import algorithm, load_agent
+    from .agents.evaluation import evaluate
+
+    env_id, algo = "BalancingPlate-v0", "reinforce"
+    options.env, options.algo, options.seed, options.resume = env_id, algo, 0, False
+    print(f"Training {algo} on {env_id}; Ctrl-C stops")
+    learner = algorithm(algo)
+    folder = _run_folder(options)
+    config = learner.config(env_id=env_id, **learner.presets[env_id])
+    finished, _ = _run_training(learner, config, folder)
+    if not finished:
+        return 130
+    trained = load_agent(env_id, folder)
+    agents = [load_agent(env_id, "random"), load_agent(env_id, "lqr"), trained]
+    _print_table({agent.algo: evaluate(agent) for agent in agents}, env_id)
+    path = _film(trained, 0, options.output_folder)
+    print(f"\nfilm: {path}\nfacts: {path.with_suffix('.json')}\nagent: {folder}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from .bench import main as bench
+
+    bench()
+    return 0

@@ -1,0 +1,446 @@
+"""Whatever a caller gets wrong is said plainly, and the episode goes on as if it had not been."""
+
+import dataclasses
+import decimal
+import fractions
+import functools
+import re
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import begin, differs_at, play, sample, state_of
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+
+import bullet_envs
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Broken:
+    """An object that raises when asked to be a number."""
+
+    def __index__(self):
+        raise RuntimeError("broken")
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("broken")
+
+
+# What each bad action is, given the number of legal ones.
+BAD_DISCRETE = {
+    "too high": lambda n: n,
+    "far too high": lambda n: n + 100,
+    "negative": lambda n: -1,
+    "huge": lambda n: 10**30,
+    "hugely negative": lambda n: -(10**30),
+    "int64 too high": lambda n: np.int64(n),
+    "int8 negative": lambda n: np.int8(-1),
+    "uint8 255": lambda n: np.uint8(255),
+    "array too high": lambda n: np.array(n),
+    "nan": lambda n: NAN,
+    "inf": lambda n: INF,
+    "minus inf": lambda n: -INF,
+    "float": lambda n: 1.0,
+    "float32": lambda n: np.float32(1),
+    "float array": lambda n: np.array(1.0),
+    "shape (1,)": lambda n: np.array([1]),
+    "shape (1, 1)": lambda n: np.array([[1]]),
+    "shape (2, 2)": lambda n: np.zeros((2, 2), int),
+    "empty": lambda n: np.array([], int),
+    "complex": lambda n: 1j,
+    "complex64": lambda n: np.complex64(1),
+    "bool array": lambda n: np.array([True]),
+    "bool_": lambda n: np.True_,
+    "object array": lambda n: np.array([None]),
+    "datetime": lambda n: np.datetime64(1, "s"),
+    "str": lambda n: "1",
+    "word": lambda n: "left",
+    "empty str": lambda n: "",
+    "bytes": lambda n: b"1",
+    "None": lambda n: None,
+    "object": lambda n: object(),
+    "list": lambda n: [1],
+    "list of str": lambda n: ["1"],
+    "tuple": lambda n: (1,),
+    "dict": lambda n: {"action": 1},
+    "set": lambda n: {1},
+    "range": lambda n: range(1),
+    "Fraction": lambda n: fractions.Fraction(1),
+    "Decimal": lambda n: decimal.Decimal(1),
+    "type": lambda n: int,
+    "function": lambda n: len,
+    "broken": lambda n: Broken(),
+}
+
+# The same, given the number of joints that are driven.
+BAD_BOX = {
+    "nan": lambda n: np.full(n, NAN, np.float32),
+    "one nan": lambda n: np.array([0.0] * (n - 1) + [NAN]),
+    "inf": lambda n: np.full(n, INF, np.float32),
+    "minus inf": lambda n: np.full(n, -INF),
+    "list with nan": lambda n: [NAN] * n,
+    "float": lambda n: 0.5,
+    "nan float": lambda n: NAN,
+    "int": lambda n: 0,
+    "float32": lambda n: np.float32(0.5),
+    "shape ()": lambda n: np.array(0.5),
+    "shape (0,)": lambda n: np.zeros(0),
+    "one too many": lambda n: np.zeros(n + 1),
+    "one too few": lambda n: np.zeros(n - 1),
+    "shape (2, 2)": lambda n: np.zeros((2, 2)),
+    "shape (1, n)": lambda n: np.zeros((1, n)),
+    "shape (n, 1)": lambda n: np.zeros((n, 1)),
+    "list of list": lambda n: [[0.0] * n],
+    "empty list": lambda n: [],
+    "ragged": lambda n: [[0.0], [0.0, 0.0]],
+    "complex": lambda n: np.zeros(n, complex),
+    "bool array": lambda n: np.zeros(n, bool),
+    "list of bool": lambda n: [True] * n,
+    "object array": lambda n: np.zeros(n, object),
+    "list of None": lambda n: [None] * n,
+    "list of str": lambda n: ["0.5"] * n,
+    "str array": lambda n: np.array(["0.5"] * n),
+    "list of huge": lambda n: [10**400] * n,
+    "timedelta": lambda n: np.zeros(n, "m8[s]"),
+    "structured": lambda n: np.zeros(n, [("x", float)]),
+    "str": lambda n: "0.5",
+    "bytes": lambda n: b"0.5",
+    "None": lambda n: None,
+    "object": lambda n: object(),
+    "dict": lambda n: {"action": 0.5},
+    "set": lambda n: {0.5},
+    "generator": lambda n: (0.0 for _ in range(n)),
+    "Decimal": lambda n: [decimal.Decimal(0)] * n,
+    "broken": lambda n: Broken(),
+}
+
+
+@functools.cache
+def without_it(env_id, continuous):
+    """Return what 103 actions look like when nothing bad happens."""
+    env = gym.make(env_id, continuous=continuous)
+    seen = [begin(env, seed=1), *play(env, sample(env, 103, seed=1))]
+    env.close()
+    return seen
+
+
+def assert_harmless(env, env_id, continuous, action, legal):
+    expected = without_it(env_id, continuous)
+    actions = sample(env, 103, seed=1)
+    seen = [begin(env, seed=1)]
+    # At once, where gymnasium's checker looks on, and again in mid-episode.
+    for then in (actions[:3], actions[3:]):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            env.step(action)
+        for words in (repr(action), *legal):
+            assert words in str(caught.value)
+        assert seen[-1][-1] == state_of(env)
+        seen += play(env, then)
+    assert differs_at(seen, expected) is None
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "wrapped"])
+@pytest.mark.parametrize("bad", BAD_DISCRETE.values(), ids=BAD_DISCRETE)
+def test_bad_discrete_action(env_id, bad, raw):
+    """A bad action is refused by name, and the next 100 steps are what they were, to the bit."""
+    env = gym.make(env_id)
+    n = int(env.action_space.n)
+    legal = ["whole number", f"from 0 to {n - 1}"]
+    assert_harmless(env.unwrapped if raw else env, env_id, False, bad(n), legal)
+    env.close()
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "wrapped"])
+@pytest.mark.parametrize("bad", BAD_BOX.values(), ids=BAD_BOX)
+def test_bad_box_action(env_id, bad, raw):
+    """The same for actions that are arrays."""
+    env = gym.make(env_id, continuous=True)
+    n = env.action_space.shape[0]
+    legal = ["from -1 to 1", f"shape ({n},)"]
+    assert_harmless(env.unwrapped if raw else env, env_id, True, bad(n), legal)
+    env.close()
+
+
+@pytest.mark.parametrize("make_it", [int, np.int64, np.uint8, np.array], ids=lambda t: t.__name__)
+def test_whole_numbers_of_any_kind_are_actions(env_id, make_it):
+    """An agent may answer with NumPy's integers, or with an array of none dimensions."""
+    env = gym.make(env_id)
+    seen = [begin(env, seed=1)]
+    seen += play(env, [make_it(int(action)) for action in sample(env, 103, seed=1)])
+    assert differs_at(seen, without_it(env_id, False)) is None
+    env.close()
+
+
+@pytest.mark.parametrize(
+    "make_it",
+    [list, tuple, np.float64, lambda action: action[::-1][::-1]],
+    ids=["list", "tuple", "float64", "view"],
+)
+def test_arrays_of_any_kind_are_actions(env_id, make_it):
+    """An agent may answer with a list, a tuple, doubles, or a view."""
+    env = gym.make(env_id, continuous=True)
+    seen = [begin(env, seed=1)]
+    seen += play(env, [make_it(action) for action in sample(env, 103, seed=1)])
+    assert differs_at(seen, without_it(env_id, True)) is None
+    env.close()
+
+
+@pytest.mark.parametrize("size", [1.0 + 1e-6, 2, 1e30, np.finfo(np.float64).max])
+def test_box_actions_beyond_the_bounds_are_clipped(env_id, size):
+    """A Box action out of range does what the nearest one in range does."""
+    clipped, beyond = (gym.make(env_id, continuous=True) for _ in range(2))
+    signs = [np.where(action < 0, -1.0, 1.0) for action in sample(clipped, 60)]
+    seen = [begin(clipped, seed=1), *play(clipped, signs)]
+    other = [begin(beyond, seed=1), *play(beyond, [sign * size for sign in signs])]
+    assert differs_at(seen, other) is None
+    clipped.close()
+    beyond.close()
+
+
+def test_an_action_is_left_as_it_is(env_id):
+    """Clipping never writes into the caller's array."""
+    env = gym.make(env_id, continuous=True)
+    env.reset(seed=0)
+    action = np.full(env.action_space.shape, 5, np.float32)
+    env.step(action)
+    assert (action == 5).all()
+    env.close()
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "wrapped"])
+@pytest.mark.parametrize("call", ["step", "render"])
+def test_use_before_reset(make, raw, call):
+    """Nothing runs before the first reset, and the error says so."""
+    env = make(render_mode="rgb_array")
+    arguments = [sample(env, 1)[0]] if call == "step" else []
+    with pytest.raises(ResetNeeded, match="reset"):
+        getattr(env.unwrapped if raw else env, call)(*arguments)
+    env.reset(seed=0)
+
+
+def test_state_before_reset(make):
+    """There is no state before the first reset."""
+    with pytest.raises(ResetNeeded, match=r"reset\(\)"):
+        make().unwrapped.state()
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["used", "unused"])
+@pytest.mark.parametrize("call", ["reset", "step", "render", "state"])
+def test_use_after_close(make, call, used):
+    """Nothing runs after close, and the error says so."""
+    env = make(render_mode="rgb_array").unwrapped
+    if used:
+        env.reset(seed=0)
+        env.render()
+    env.close()
+    arguments = [sample(env, 1)[0]] if call == "step" else []
+    with pytest.raises(ClosedEnvironmentError, match=rf"{call}\(\) after close"):
+        getattr(env, call)(*arguments)
+
+
+@pytest.mark.parametrize("call", ["reset", "step", "render"])
+def test_use_after_close_through_wrappers(make, call):
+    """Gymnasium's wrappers let the same error through."""
+    env = make(render_mode="rgb_array")
+    env.reset(seed=0)
+    env.close()
+    arguments = [sample(env, 1)[0]] if call == "step" else []
+    with pytest.raises(ClosedEnvironmentError, match="after close"):
+        getattr(env, call)(*arguments)
+
+
+def keywords(env_id):
+    env = gym.make(env_id)
+    fields = dataclasses.fields(env.unwrapped.task)
+    env.close()
+    return [field.name for field in fields if field.name != "continuous"]
+
+
+@functools.cache
+def class_of(env_id):
+    env = gym.make(env_id)
+    env.close()
+    return type(env.unwrapped)
+
+
+OUT_OF_RANGE = [-1, -(10**30), 10**9, 10**400]
+NOT_A_NUMBER = ["1", b"1", None, [1.0], np.array([1.0]), 1j, np.complex64(1), True, {}, object()]
+
+
+@pytest.mark.parametrize(
+    "value", [*OUT_OF_RANGE, -0.5, 1e9, NAN, INF, -INF, *NOT_A_NUMBER], ids=repr
+)
+def test_bad_keyword(env_id, value):
+    """Each keyword out of its range or of another type is refused: name, value, legal range."""
+    for name in keywords(env_id):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            class_of(env_id)(**{name: value})
+        message = str(caught.value)
+        assert f"{name}={value!r}" in message
+        assert re.search(r"from \S+ to \S+", message), message
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            assert caught.type is TypeError, message
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes", None, np.True_, [True]], ids=repr)
+def test_bad_switch(env_id, value):
+    """A continuous that is not a bool is refused: 1 and "no" are more often a slip than a wish."""
+    with pytest.raises(TypeError, match="continuous=.*True or False"):
+        class_of(env_id)(continuous=value)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [(120, 50), (50, 100), (75, 50), (999, 1000), (100, 9), (1001, 1001), (10, 50)],
+    ids=str,
+)
+def test_bad_rates(env_id, rates):
+    """Rates that do not divide, or are out of range, are refused with both numbers."""
+    physics_hz, control_hz = rates
+    with pytest.raises(ValueError, match=f"{physics_hz}|{control_hz}") as caught:
+        class_of(env_id)(physics_hz=physics_hz, control_hz=control_hz)
+    assert "_hz" in str(caught.value)
+
+
+def test_fractional_rate(env_id):
+    """A rate is a whole number: 100.5 Hz is refused, and 100.0 is too."""
+    for value in (100.0, 100.5):
+        with pytest.raises(TypeError, match=f"physics_hz={value} .*whole"):
+            class_of(env_id)(physics_hz=value)
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "wrapped"])
+def test_unknown_keyword(env_id, raw):
+    """A keyword that does not exist is refused by name."""
+    with pytest.raises(TypeError, match="gravitas"):
+        class_of(env_id)(gravitas=1) if raw else gym.make(env_id, gravitas=1)
+
+
+def test_start_past_an_end():
+    """Keywords that fit alone may not fit together: the start must not be an end."""
+    with pytest.raises(ValueError, match=r"start_range=0\.1 .*angle_limit=0\.05"):
+        class_of("BulletCartPole-v0")(start_range=0.1, angle_limit=0.05)
+    with pytest.raises(ValueError, match=r"start_position=0\.1 .*ball_limit=0\.05"):
+        class_of("BalancingPlate-v0")(start_position=0.1, ball_limit=0.05)
+    with pytest.raises(ValueError, match=r"start_tilt=0\.2 .*tilt_limit=0\.1"):
+        class_of("BalancingPlate-v0")(start_tilt=0.2, tilt_limit=0.1)
+
+
+@pytest.mark.parametrize("mode", ["ansi", "", 3, "RGB_ARRAY", ["rgb_array"]], ids=repr)
+def test_unknown_render_mode(env_id, mode):
+    """A render mode that does not exist is refused, with those that do."""
+    with pytest.raises(ValueError, match="rgb_array.*human") as caught:
+        class_of(env_id)(render_mode=mode)
+    assert repr(mode) in str(caught.value)
+
+
+def assert_refused(make, options, *words, seed=None):
+    """Ask for a bad reset in mid-episode; it is refused and leaves no trace, not even in luck."""
+    env, undisturbed = make(), make()
+    actions = sample(env, 40, seed=2)
+    for each in (env, undisturbed):
+        each.reset(seed=2)
+        play(each, actions[:4])
+    with pytest.raises((TypeError, ValueError)) as caught:
+        env.reset(seed=seed, options=options)
+    for word in words:
+        assert word in str(caught.value)
+    assert differs_at(play(env, actions), play(undisturbed, actions)) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [5, "state", "", 0, False, [], ["state"], ("state",), {"state"}, [("state", {})], object()],
+    ids=lambda options: type(options).__name__ + str(options)[:20],
+)
+def test_options_that_are_no_dict(env_id, options):
+    """options must be a dict, or None; an empty list is neither."""
+    assert_refused(functools.partial(gym.make, env_id), options, repr(options), "dict")
+
+
+@pytest.mark.parametrize("options", [{"State": {}}, {"state": None, "low": 1}, {1: 2}], ids=repr)
+def test_unknown_option(make, options):
+    """An option that does not exist is refused, with the one that does."""
+    assert_refused(make, options, repr(list(options)[-1]), "'state'", seed=5)
+
+
+@pytest.mark.parametrize("state", [5, 0, "x", "", [0.1], (), False, {"x"}, np.zeros(4)], ids=repr)
+def test_state_that_is_no_dict(make, state):
+    """A state is a dict by name: a bare list of numbers would hide which is which."""
+    assert_refused(make, {"state": state}, repr(state), "dict")
+
+
+@pytest.mark.parametrize("name", ["X", "", "x ", 0, None, ("x",), "no_such_column"], ids=repr)
+def test_unknown_state_column(make, name):
+    """A column that does not exist is refused, with those that do."""
+    names = make().unwrapped.task.state_names
+    assert_refused(make, {"state": {name: 0.0}}, repr(name), *names)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [NAN, INF, -INF, 1e9, -1e9, 10**400, "0.01", "x", b"0.01", bytearray(b"1"), None]
+    + [[0.01], np.array([0.01]), 1j, np.complex128(0.01), {}, object()],
+    ids=lambda value: str(value)[:20],
+)
+def test_bad_state_value(env_id, value):
+    """Every column refuses what is not a finite number in reach, and names what it was given."""
+    make = functools.partial(gym.make, env_id)
+    env = make()
+    names = env.unwrapped.task.state_names
+    env.close()
+    for name in (names[0], names[-1]):
+        assert_refused(make, {"state": {name: value}}, name, repr(value)[:20])
+
+
+BAD_STARTS = {
+    "BulletCartPole-v0": [
+        ({"x": 2.41}, "ended"),
+        ({"x": -2.41}, "ended"),
+        ({"theta": 0.21}, "ended"),
+        ({"theta": -3.0}, "ended"),
+        ({"x_dot": 100.1}, "100"),
+        ({"theta_dot": -100.1}, "100"),
+    ],
+    "BalancingPlate-v0": [
+        ({"ball_x": 0.151}, "ended"),
+        ({"ball_y": -0.151}, "ended"),
+        ({"ball_z": 0.19}, "ended"),
+        ({"ball_z": -0.1}, "ended"),
+        ({"pitch": 1.6}, "ended"),
+        ({"roll": -1.6}, "ended"),
+        ({"ball_z": 0.027}, "0.03"),  # inside the plate, though not by much
+        ({"ball_z": 0.0}, "0.03"),
+        ({"roll": 0.2, "ball_x": 0.1}, "0.03"),  # the plate has come up to the ball
+        ({"pitch": -0.2, "ball_y": 0.1}, "0.03"),
+        ({"ball_qw": 0.0}, "length 1"),
+        ({"ball_qw": -1.01}, "length 1"),
+        ({"ball_qx": 0.1}, "length 1"),
+        ({"ball_vx": 100.1}, "100"),
+        ({"ball_wz": -101.0}, "100"),
+    ],
+}
+
+
+def bad_starts():
+    return [(env_id, *bad) for env_id in bullet_envs.ENV_IDS for bad in BAD_STARTS[env_id]]
+
+
+@pytest.mark.parametrize(("env_id", "state", "word"), bad_starts(), ids=str)
+def test_start_that_is_none(env_id, state, word):
+    """A start that has ended, lies inside a body, is too fast or is no rotation is refused."""
+    assert_refused(functools.partial(gym.make, env_id), {"state": state}, word, *state)
+
+
+@pytest.mark.parametrize("seed", [-1, "a", 1.5, [1]], ids=repr)
+def test_bad_seed(make, seed):
+    """A seed that gymnasium refuses leaves the episode alone."""
+    env, undisturbed = make(), make()
+    actions = sample(env, 40, seed=2)
+    for each in (env, undisturbed):
+        each.reset(seed=2)
+        play(each, actions[:4])
+    with pytest.raises(gym.error.Error, match="[Ss]eed"):
+        env.reset(seed=seed)
+    assert differs_at(play(env, actions), play(undisturbed, actions)) is None

@@ -1,0 +1,527 @@
+"""The environments are good citizens of Gymnasium: checkers, spaces, starts, pictures."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import begin, differs_at, digest, play, sample, state_of
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env
+from gymnasium.utils.passive_env_checker import env_render_passive_checker
+
+import bullet_envs
+from bullet_envs.world import GRAVITY, p
+
+
+def test_ids_are_registered(env_id):
+    """Every public id has a time limit, a threshold below the greatest return, and a string."""
+    spec = gym.spec(env_id)
+    assert spec.max_episode_steps == 500
+    assert 0 < spec.reward_threshold < spec.max_episode_steps
+    assert isinstance(spec.entry_point, str)
+    assert not spec.nondeterministic
+
+
+def test_registering_again_changes_nothing():
+    """register_envs() may be called by an entry point and by an import."""
+    before = dict(gym.registry)
+    bullet_envs.register_envs()
+    assert gym.registry == before
+
+
+def test_spec_round_trip(make):
+    """An environment can be made again from the JSON of its spec."""
+    env = make(render_mode="rgb_array", control_hz=25)
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.spec == env.spec
+    assert again.unwrapped.task == env.unwrapped.task
+    assert again.render_mode == "rgb_array"
+    again.close()
+
+
+def test_prefixed_id_imports_the_package(env_id, run_python):
+    """gym.make("bullet_envs:<id>") works where nobody imported bullet_envs."""
+    child = run_python(
+        "import sys, gymnasium; print(gymnasium.make(sys.argv[1]).unwrapped)",
+        f"bullet_envs:{env_id}",
+    )
+    assert env_id in child.stdout.decode(), child.stderr.decode()
+
+
+def test_import_is_light_and_silent(run_python):
+    """Importing the package loads neither PyBullet nor torch nor imageio, and prints nothing."""
+    child = run_python(
+        "import bullet_envs, sys\n"
+        "heavy = {'pybullet', 'torch', 'imageio', 'stable_baselines3', 'matplotlib'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    assert (child.returncode, child.stdout, child.stderr) == (0, b"", b"")
+
+
+def test_use_is_silent(run_python):
+    """Making, resetting, stepping, drawing and closing print nothing, Bullet's banner included."""
+    child = run_python(
+        "import bullet_envs, gymnasium\n"
+        "for env_id in bullet_envs.ENV_IDS:\n"
+        "    env = gymnasium.make(env_id, render_mode='rgb_array')\n"
+        "    env.reset(seed=0)\n"
+        "    env.step(0)\n"
+        "    env.render()\n"
+        "    env.close()\n"
+        "    gymnasium.make(env_id).reset()  # left open"
+    )
+    assert (child.returncode, child.stdout, child.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize("closed", [{"stdout"}, {"stderr"}, {"stdout", "stderr"}])
+def test_works_without_standard_streams(tmp_path, closed):
+    """A daemon has no stdout and no stderr, and Python sets both to None."""
+    redirect = " ".join({"stdout": ">&-", "stderr": "2>&-"}[name] for name in sorted(closed))
+    code = (
+        "import bullet_envs, gymnasium; env = gymnasium.make(bullet_envs.ENV_IDS[0]);"
+        " env.reset(); env.step(0); env.close()"
+    )
+    child = subprocess.run(f"{sys.executable} -c '{code}' {redirect}", shell=True, cwd=tmp_path)
+    assert child.returncode == 0
+
+
+def test_threads_leave_the_standard_streams_alone(run_python):
+    """Environments that are made in several threads at once do not lose the process's stdout."""
+    child = run_python(
+        "import os, sys, threading, bullet_envs, gymnasium\n"
+        "sys.setswitchinterval(1e-5)\n"
+        "def live():\n"
+        "    for _ in range(60):\n"
+        "        env = gymnasium.make(bullet_envs.ENV_IDS[0])\n"
+        "        env.reset()\n"
+        "        env.close()\n"
+        "threads = [threading.Thread(target=live) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+        "os.write(1, b'out')\n"
+        "os.write(2, b'err')\n"
+    )
+    assert (child.returncode, child.stdout, child.stderr) == (0, b"out", b"err")
+
+
+def test_gymnasium_checker(make):
+    """Gymnasium's check_env finds nothing on the raw environment. Warnings are errors here."""
+    check_env(make().unwrapped, skip_render_check=True)
+
+
+def test_gymnasium_render_checker(make):
+    """Gymnasium's checker accepts pictures and their metadata."""
+    env = make(render_mode="rgb_array").unwrapped
+    env.reset(seed=0)
+    env_render_passive_checker(env)
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "wrapped"])
+def test_sb3_checker(make, raw):
+    """Stable-Baselines3's check_env finds nothing.
+
+    Its own render check closes the environment and then resets it, which ours refuses.
+    """
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    env = make(render_mode="rgb_array")
+    checker.check_env(env.unwrapped if raw else env, warn=True)
+
+
+def test_metadata_belongs_to_the_instance(make):
+    """A control rate sets its own environment's frame rate and nobody else's."""
+    other, slow = make(), make(control_hz=25)
+    assert slow.metadata["render_fps"] == 25
+    assert other.metadata["render_fps"] == other.unwrapped.task.control_hz == 50
+    assert type(slow.unwrapped).metadata["render_fps"] == 50
+    assert slow.metadata["render_modes"] == ["rgb_array", "human"]
+
+
+def test_time_limit_truncates(make):
+    """Only gymnasium's TimeLimit truncates, and keywords may move it."""
+    env = make(max_episode_steps=3)
+    env.reset(seed=0)
+    flags = [env.step(action)[2:4] for action in sample(env, 3)]
+    assert flags == [(False, False), (False, False), (False, True)]
+
+
+# Each list covers the default, the greatest effort, and the longest way one action can lead.
+EXTREMES = {
+    "BulletCartPole-v0": [
+        {},
+        {"force": 1000},
+        {"force": 1000, "x_limit": 15, "angle_limit": 3.14, "physics_hz": 10, "control_hz": 10},
+        {"force": 1000, "x_limit": 15, "angle_limit": 3.14, "control_hz": 20},
+    ],
+    "BalancingPlate-v0": [
+        {},
+        {"torque": 0.05},
+        {"torque": 0.05, "ball_mass": 1e-4, "physics_hz": 10, "control_hz": 10},
+        {
+            "torque": 0.05,
+            "physics_hz": 20,
+            "control_hz": 10,
+            "ball_mass": 0.1,
+            "start_position": 0.14,
+            "start_speed": 1,
+            "start_tilt": 0.3,
+            "drop_height": 0.1,
+        },
+    ],
+}
+
+
+def adversarial(env, count, seed):
+    """Return actions of which one half are random and the other are held for many steps."""
+    rng = np.random.default_rng(seed)
+    pool = sample(env, count, seed)
+    if isinstance(env.action_space, gym.spaces.Box):
+        pool = [np.sign(action) * 1e6 if rng.random() < 0.5 else action for action in pool]
+    actions = []
+    while len(actions) < count:
+        hold = 1 if rng.random() < 0.5 else int(rng.integers(2, 60))
+        actions += pool[len(actions) : len(actions) + 1] * hold
+    return actions[:count]
+
+
+def assert_inside(space, observations):
+    assert all(observation.dtype == np.float32 for observation in observations)
+    observations = np.array(observations)
+    assert np.isfinite(observations).all()
+    assert (observations >= space.low).all()
+    assert (observations <= space.high).all()
+
+
+@pytest.mark.parametrize("extreme", range(4))
+def test_fuzz(make, env_id, extreme):
+    """200,000 steps per id: observations stay in their space, rewards and flags keep their types.
+
+    Each of the 8 cases takes 25,000 of them.
+    """
+    env = make(**EXTREMES[env_id][extreme]).unwrapped
+    observations = [env.reset(seed=extreme)[0]]
+    for action in adversarial(env, 25_000, seed=extreme):
+        observation, reward, terminated, truncated, info = env.step(action)
+        observations.append(observation)
+        assert type(reward) is float and reward == 1.0
+        assert type(terminated) is bool and truncated is False and info == {}
+        if terminated:
+            observations.append(env.reset()[0])
+    assert_inside(env.observation_space, observations)
+
+
+def test_fuzz_of_given_states(make, env_id):
+    """A start at any legal place and speed leads to observations in their space."""
+    env = make(**EXTREMES[env_id][3]).unwrapped
+    task, rng = env.task, np.random.default_rng(0)
+    observations, accepted = [], 0
+    for _ in range(1000):
+        start = dict(zip(task.state_names, task.draw_start(rng), strict=True))
+        for name in rng.choice(task.state_names, 4):
+            if "_q" not in name:  # a quaternion is not a bag of numbers
+                start[name] = rng.choice([0.01, 0.1, 1, 10, 100]) * rng.uniform(-1, 1)
+        try:
+            observations.append(env.reset(seed=0, options={"state": start})[0])
+        except ValueError:
+            continue
+        accepted += 1
+        for action in sample(env, 8, seed=accepted):
+            observation, *_, terminated, _, _ = env.step(action)
+            observations.append(observation)
+            if terminated:
+                break
+    assert accepted > 300
+    assert_inside(env.observation_space, observations)
+
+
+def test_observations_are_not_reused(make):
+    """Writing into an observation that was returned changes nothing."""
+    env, undisturbed = make(), make()
+    expected = [begin(undisturbed, seed=1), *play(undisturbed, sample(undisturbed, 20))]
+    first, _ = env.reset(seed=1)
+    kept = first.copy()
+    second, *_ = env.step(sample(env, 20)[0])
+    assert not np.shares_memory(first, second)
+    assert np.array_equal(first, kept)
+    first.fill(7)
+    second.fill(7)
+    assert differs_at(play(env, sample(env, 20)[1:]), expected[2:]) is None
+
+
+def test_step_after_an_end_holds_the_state(make):
+    """Past the end nothing moves, no reward comes, and a warning says what to do."""
+    env = make()
+    env.reset(seed=0)
+    last = None
+    for action in sample(env, 500):
+        last, _, terminated, _, _ = env.step(action)
+        if terminated:
+            break
+    before = state_of(env)
+    for action in sample(env, 3):
+        with pytest.warns(UserWarning, match=r"call reset\(\)"):
+            observation, *rest = env.step(action)
+        assert rest == [0.0, True, False, {}]
+        assert np.array_equal(observation, last)
+    assert state_of(env) == before
+    env.reset(seed=0)
+    assert env.step(action)[1] == 1.0
+
+
+def physics_of(env):
+    return p.getPhysicsEngineParameters(env.unwrapped._world.client)
+
+
+def test_hand_made_cart_pole(continuous):
+    """The hand-made original, 20 Hz and 50 N on a long rail, is three keywords away."""
+    env = gym.make("BulletCartPole-v0", control_hz=20, force=50, x_limit=10, continuous=continuous)
+    env.reset(options={"state": {}})
+    physics = physics_of(env)
+    assert physics["fixedTimeStep"] == 1 / 20
+    assert physics["numSubSteps"] == 5
+    assert env.metadata["render_fps"] == 20
+    env.step(np.ones(1, np.float32) if continuous else 1)
+    # A force moves cart and pole like a mass of 1 + m (1 - 3/4) kg while the pole is upright.
+    x_dot = env.unwrapped.state()["x_dot"]
+    assert x_dot == pytest.approx(50 / 20 / (1 + 0.1 / 4), rel=0.02)
+    at_the_end = {"state": {"x": 9.99}}
+    env.reset(options=at_the_end)
+    with pytest.raises(ValueError, match="ended"):
+        env.reset(options={"state": {"x": 10.01}})
+    env.close()
+
+
+def test_hand_made_plate(continuous):
+    """The hand-made original, 100 Hz, weak motors and a light ball that drops, is made so too."""
+    env = gym.make(
+        "BalancingPlate-v0",
+        control_hz=100,
+        torque=0.0003,
+        ball_mass=0.0007,
+        drop_height=0.02,
+        start_position=0.01,
+        start_tilt=0.01,
+        continuous=continuous,
+    )
+    env.reset(options={"state": {}})
+    physics = physics_of(env)
+    assert physics["fixedTimeStep"] == 1 / 100
+    assert physics["numSubSteps"] <= 1
+    assert env.metadata["render_fps"] == 100
+    scene = env.unwrapped._scene
+    mass, _, inertia, *_ = p.getDynamicsInfo(scene._ball._id, -1, scene._ball._client)
+    assert mass == 0.0007
+    assert inertia == pytest.approx([2 / 3 * 0.0007 * 0.02**2] * 3)
+    # The plate turns about y by torque / inertia, and the ball in its middle takes no part.
+    env.step(np.ones(2, np.float32) if continuous else 3)
+    assert env.unwrapped.state()["roll_rate"] == pytest.approx(0.0003 / 0.00226 / 100, rel=0.01)
+    for seed in range(50):
+        env.reset(seed=seed)
+        state = env.unwrapped.state()
+        assert max(abs(state["pitch"]), abs(state["roll"])) <= 0.01
+        assert max(abs(state["ball_x"]), abs(state["ball_y"])) <= 0.01 + 0.05 * 0.01 + 1e-3
+        assert state["ball_z"] == pytest.approx(0.05, abs=2e-4)
+    # Nothing holds the ball before it has fallen.
+    env.step(sample(env, 1)[0])
+    assert env.unwrapped.state()["ball_vz"] == pytest.approx(-GRAVITY / 100, abs=2e-3)
+    env.close()
+
+
+def clients():
+    return {client for client in range(1024) if p.isConnected(client)}
+
+
+def test_picture(make):
+    """A picture is uint8 of 360 x 480 x 3, shows something, and shows when something moves."""
+    env = make(render_mode="rgb_array")
+    env.reset(seed=0)
+    before = env.render()
+    assert (before.dtype, before.shape) == (np.uint8, (360, 480, 3))
+    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 20
+    play(env, sample(env, 8))
+    after = env.render()
+    assert not np.shares_memory(before, after)
+    assert (before != after).any(axis=2).sum() > 50
+
+
+def test_picture_depends_on_the_state_only(make, env_id):
+    """After other episodes and pictures, in mid-contact, a state looks as it does at first."""
+    env, new = make(render_mode="rgb_array"), make(render_mode="rgb_array")
+    env.reset(seed=0)
+    env.render()
+    play(env, sample(env, 30))
+    env.render()
+    env.reset(seed=3)
+    play(env, sample(env, 4))
+    new.reset(seed=3)
+    play(new, sample(new, 4))
+    assert np.array_equal(env.render(), new.render())
+
+
+PICTURES = """
+import sys
+import bullet_envs, gymnasium as gym
+from conftest import digest
+for env_id in bullet_envs.ENV_IDS:
+    env = gym.make(env_id, render_mode="rgb_array")
+    env.reset(seed=6)
+    env.step(1)
+    sys.stdout.write(digest(env.render().tolist()) + " ")
+"""
+
+
+def test_picture_in_another_process(run_python):
+    """Another process draws the same pictures to the bit."""
+    child = run_python(PICTURES, PYTHONHASHSEED="7")
+    assert child.returncode == 0, child.stderr.decode()
+    ours = []
+    for env_id in bullet_envs.ENV_IDS:
+        env = gym.make(env_id, render_mode="rgb_array")
+        env.reset(seed=6)
+        env.step(1)
+        ours.append(digest(env.render().tolist()))
+        env.close()
+    assert child.stdout.decode().split() == ours
+
+
+def test_drawing_never_changes_the_physics(make):
+    """A picture at every step leaves all that is seen as it was, to the bit."""
+    drawn, plain = make(render_mode="rgb_array"), make()
+    seen = []
+    for env in (drawn, plain):
+        record = [begin(env, seed=2)]
+        for action in sample(env, 15, seed=2):
+            record += play(env, [action])
+            if env is drawn:
+                env.render()
+        seen.append(record)
+    assert differs_at(*seen) is None
+
+
+def test_studio_waits_for_the_first_picture(make):
+    """Asking for rgb_array costs no second client until a picture is drawn."""
+    before = clients()
+    env = make(render_mode="rgb_array")
+    assert clients() == before
+    env.reset(seed=0)
+    env.step(sample(env, 1)[0])
+    assert len(clients() - before) == 1
+    env.render()
+    env.render()
+    assert len(clients() - before) == 2
+
+
+def test_list_of_pictures(env_id):
+    """Gymnasium's rgb_array_list collects what rgb_array draws."""
+    env = gym.make(env_id, render_mode="rgb_array_list")
+    env.reset(seed=0)
+    env.step(0)
+    frames = env.render()
+    assert len(frames) == 2
+    assert frames[0].shape == (360, 480, 3)
+    env.close()
+
+
+def test_render_without_a_mode_warns(make):
+    """render() of an environment that was made without a render mode says what to ask for."""
+    env = make().unwrapped
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match="rgb_array"):
+        assert env.render() is None
+
+
+HEADLESS = """
+import bullet_envs, gymnasium, sys
+for env_id in bullet_envs.ENV_IDS:
+    env = gymnasium.make(env_id, render_mode="human")
+    try:
+        env.reset()
+    except RuntimeError as error:
+        assert "rgb_array" in str(error), error
+    else:
+        sys.exit("a window without a display")
+    env.close()
+sys.stdout.write("alive")
+"""
+
+
+@pytest.mark.parametrize("display", [None, ":987"])
+def test_human_without_a_display(run_python, display):
+    """human where there is no display is an error that names rgb_array, and Python lives on."""
+    child = run_python(HEADLESS, DISPLAY=display)
+    assert child.stdout == b"alive", child.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def display():
+    """Lend a display that nobody looks at."""
+    if not shutil.which("Xvfb"):
+        pytest.skip("Xvfb is not installed")
+    receiver, sender = os.pipe()
+    command = ["Xvfb", "-displayfd", str(sender), "-nolisten", "tcp"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, pass_fds=[sender], **quiet)
+    os.close(sender)
+    with os.fdopen(receiver) as pipe:
+        number = pipe.readline().strip()
+    try:
+        attempt = "import pybullet; pybullet.connect(pybullet.GUI)"
+        environ = {**os.environ, "DISPLAY": f":{number}"}
+        if subprocess.run([sys.executable, "-c", attempt], env=environ, **quiet).returncode:
+            pytest.skip("Xvfb runs, but without the OpenGL that PyBullet's window needs")
+        yield f":{number}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+WATCHED = """
+import json, sys, time
+import bullet_envs, gymnasium as gym
+from conftest import begin, digest, play, sample
+env_id, path = sys.argv[1:]
+env = gym.make(env_id, render_mode="human")
+seen = [begin(env, seed=0)]
+start = time.monotonic()
+for action in sample(env, 20):
+    seen += play(env, [action])
+seconds = time.monotonic() - start
+assert env.render() is None
+env.close()
+with open(path, "w") as file:
+    json.dump({"seconds": seconds, "digest": digest(seen)}, file)
+"""
+
+
+def test_human_runs_in_real_time(display, run_python, tmp_path):
+    """A window shows 20 actions of 0.02 s in about 0.4 s, and watching changes nothing."""
+    env_id = bullet_envs.ENV_IDS[-1]  # a window takes seconds to open: one is enough
+    child = run_python(WATCHED, env_id, "watched.json", DISPLAY=display)
+    assert child.returncode == 0, child.stderr.decode()
+    watched = json.loads((tmp_path / "watched.json").read_text())
+    # A software renderer on a busy machine may be late; it must never be early.
+    assert 0.35 < watched["seconds"] < 6
+    env = gym.make(env_id)
+    unseen = digest([begin(env, seed=0), *play(env, sample(env, 20))])
+    env.close()
+    assert watched["digest"] == unseen
+
+
+CHECKED = """
+import sys, warnings
+import gymnasium as gym
+from gymnasium.utils.env_checker import check_env
+import bullet_envs
+warnings.simplefilter("error")
+check_env(gym.make(sys.argv[1]).unwrapped)
+"""
+
+
+def test_gymnasium_checker_with_a_display(display, env_id, run_python):
+    """Gymnasium's check_env, all render modes included, finds nothing."""
+    child = run_python(CHECKED, env_id, DISPLAY=display)
+    assert child.returncode == 0, child.stderr.decode()

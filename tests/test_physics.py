@@ -1,0 +1,600 @@
+"""Bullet moves the bodies as the textbook does, at a rate that is fine enough."""
+
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from oracle import (
+    BALL,
+    CART,
+    GRAVITY,
+    HEIGHT,
+    PITCH,
+    PITCH_RATE,
+    PLATE,
+    POLE,
+    POSITION,
+    QUATERNION,
+    RADIUS,
+    RING,
+    ROLL,
+    ROLL_RATE,
+    SPIN,
+    VELOCITY,
+    cart_pole_energy,
+    cart_pole_rates,
+    euler_cart_pole,
+    in_play,
+    linear_plate_rates,
+    plate_axes,
+    plate_energy,
+    plate_load,
+    plate_rates,
+    play,
+    random_play,
+    rate_errors,
+    rk4,
+    slip,
+)
+
+from bullet_envs.balancing_plate import BalancingPlate
+from bullet_envs.cart_pole import CartPole
+from bullet_envs.world import World, p
+
+CART_POLE_LENGTH = 0.5 * POLE.mass * GRAVITY * POLE.size[2]  # J, from upright to level
+# Everything of a plate's state but the quaternion, whose sign and angle mean nothing for a ball.
+SEEN = [i for i in range(17) if i not in range(QUATERNION.start, QUATERNION.stop)]
+
+
+def there_and_back(rng, runs, actions, amplitude):
+    """Return efforts (actions, runs, 1) that leave the cart where it was, without the pole."""
+    efforts = np.empty((runs, actions + 32))
+    for row in efforts:
+        filled = 0
+        while filled < actions:
+            length = rng.integers(1, 9)
+            push = amplitude(rng)
+            pushes = np.repeat([push, -push, push], [length, 2 * length, length])
+            row[filled : filled + 4 * length] = pushes
+            filled += 4 * length
+    return efforts[:, :actions].T[..., None]
+
+
+def full(rng):
+    return rng.choice([-10.0, 10.0])
+
+
+def any_size(rng):
+    return rng.uniform(-10, 10)
+
+
+@pytest.mark.parametrize("amplitude", [full, any_size])
+def test_cart_pole_equals_semi_implicit_euler(amplitude):
+    """200 runs of 500 actions equal our own integrator to 1e-9, whirling poles included."""
+    task = CartPole(x_limit=15, angle_limit=np.pi)
+    rng = np.random.default_rng(0)
+    starts = rng.uniform(-1, 1, (200, 4)) * [1, 1, 3, 3]
+    efforts = there_and_back(rng, 200, 500, amplitude)
+    states = play(task, starts, efforts)
+    assert np.abs(states[..., 0]).max() < 15  # m: far from the slider's stops at 20 m
+    assert np.abs(states[..., 2]).max() > 2 * np.pi
+    for first in range(0, 500, 100):
+        # A pole on its head multiplies rounding by e^4 a second, so each 2 s start from Bullet.
+        state = states[first]
+        for action in range(first, first + 100):
+            state = euler_cart_pole(state, efforts[action], task.physics_hz, 2)
+            error = np.abs(states[action + 1] - state).max()
+            assert error < 1e-9, f"{error} after {action + 1} actions"
+
+
+def test_cart_pole_equals_semi_implicit_euler_without_correction():
+    """200 usual starts pushed for 500 physics steps equal one unbroken integration to 1e-9."""
+    task = CartPole(x_limit=15, angle_limit=np.pi)
+    rng = np.random.default_rng(1)
+    starts = np.array([task.draw_start(rng) for _ in range(200)])
+    efforts = there_and_back(rng, 200, 250, any_size)
+    states = play(task, starts, efforts)
+    state = starts
+    for action, effort in enumerate(efforts):
+        state = euler_cart_pole(state, effort, task.physics_hz, 2)
+        error = np.abs(states[action + 1] - state).max()
+        assert error < 1e-9, f"{error} after {action + 1} actions"
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_cart_pole_env_equals_semi_implicit_euler(continuous):
+    """200 whole episodes through gym.make equal our own integrator to 1e-9."""
+    env = gym.make("BulletCartPole-v0", continuous=continuous)
+    env.action_space.seed(0)
+    for seed in range(200):
+        env.reset(seed=seed)
+        state = np.array(list(env.unwrapped.state().values()))
+        ended = False
+        while not ended:
+            action = env.action_space.sample()
+            force = 10 * action.astype(float) if continuous else np.array([(-10.0, 10.0)[action]])
+            state = euler_cart_pole(state, force, 100, 2)
+            observation, _, terminated, truncated, _ = env.step(action)
+            ended = terminated or truncated
+            assert np.abs(list(env.unwrapped.state().values()) - state).max() < 1e-9
+            assert np.abs(observation - state).max() < 1e-6
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("physics_hz", "control_hz"),
+    [(50, 50), (20, 20), (100, 20), (240, 60), (300, 100), (1000, 50), (1000, 10), (1000, 1000)],
+)
+def test_cart_pole_rates_are_those_asked_for(physics_hz, control_hz):
+    """At other rates too, 2 s equal our own integrator with that step to 1e-9."""
+    task = CartPole(physics_hz=physics_hz, control_hz=control_hz, x_limit=15, angle_limit=np.pi)
+    rng = np.random.default_rng(2)
+    starts = rng.uniform(-1, 1, (4, 4)) * [1, 1, 3, 3]
+    efforts = there_and_back(rng, 4, 2 * control_hz, any_size)
+    state = starts
+    for effort in efforts:
+        state = euler_cart_pole(state, effort, physics_hz, physics_hz // control_hz)
+    error = np.abs(play(task, starts, efforts)[-1] - state).max()
+    assert error < 1e-9, error
+
+
+# The last five are pairs of which Bullet's clock, in units of 1/control_hz, loses a step.
+@pytest.mark.parametrize(
+    ("physics_hz", "control_hz"),
+    [
+        *[(100, 50), (50, 50), (1000, 50), (240, 60), (300, 100), (100, 20), (1000, 10)],
+        *[(220, 20), (880, 80), (375, 75), (750, 150), (459, 153)],
+    ],
+)
+def test_no_physics_step_is_lost(physics_hz, control_hz):
+    """Each of 2000 actions makes exactly physics_hz / control_hz steps, the first one too."""
+    world = World(physics_hz, control_hz)
+    scene = CartPole(physics_hz=physics_hz, control_hz=control_hz).build(world)
+    # A cart that creeps under a hanging pole is a clock.
+    speed = 1e-3  # m/s
+    scene.place((0.0, speed, math.pi, 0.0))
+    times = [0.0]
+    for _ in range(2000):
+        world.step()
+        times.append(scene.read()[0] / speed)
+    world.close()
+    lost = physics_hz // control_hz - np.diff(times) * physics_hz
+    wrong = np.flatnonzero(np.abs(lost) > 1e-3)
+    assert not wrong.size, f"actions {wrong} lost {lost[wrong]} steps"
+    assert abs(times[-1] - 2000 / control_hz) < 1e-6
+
+
+def order(physics_hz, errors):
+    """Return the power of the step with which an error grows."""
+    return -np.polyfit(np.log(physics_hz), np.log(errors), 1)[0]
+
+
+def test_cart_pole_error_is_proportional_to_the_step():
+    """Against the exact solution the error is dt^(1.0 +- 0.1) from 50 to 1000 Hz."""
+    starts, efforts = random_play(CartPole(), 200, 25)
+    truth = rk4(cart_pole_rates, starts, efforts, 50)
+    rates = (50, 100, 200, 500, 1000)
+    errors = [rate_errors(CartPole(physics_hz=rate), truth, starts, efforts)[:2] for rate in rates]
+    places, angles = np.max(errors, axis=(2, 3)).T
+    assert abs(order(rates, places) - 1) < 0.1, places
+    assert abs(order(rates, angles) - 1) < 0.1, angles
+
+
+def test_cart_pole_error_at_the_shipped_rate():
+    """In 0.5 s of random play: under 1 deg, and under 10 mm but for 1 run in 1000 (12 mm)."""
+    task = CartPole()
+    starts, efforts = random_play(task, 2000, 25)
+    truth = rk4(cart_pole_rates, starts, efforts, 50)
+    millimetres, degrees, _ = rate_errors(task, truth, starts, efforts)
+    assert degrees.max() < 1, f"{degrees.max()} deg"
+    assert np.quantile(millimetres.max(0), 0.999) < 10.5, np.sort(millimetres.max(0))[-5:]
+    assert millimetres.max() < 12, f"{millimetres.max()} mm"
+
+
+@pytest.mark.parametrize("axis", ["pitch", "roll"])
+def test_plate_oracle_is_the_textbook_model_around_the_top(axis):
+    """Our equations of the whole plate, made linear, are the textbook's for one axis."""
+    step = 1e-6
+    rates = np.empty((4, 4))
+    for column in range(4):
+        start = np.eye(4)[column] * step
+        rate = plate_rates(on_one_axis(axis, *start), np.zeros(2))
+        angle, angle_rate = (PITCH, PITCH_RATE) if axis == "pitch" else (ROLL, ROLL_RATE)
+        # The ball's path in the plate's axes: down = u + angle * HEIGHT in the world's.
+        velocity, acceleration = down(axis, rate[POSITION]), down(axis, rate[VELOCITY])
+        rates[:, column] = (
+            velocity - HEIGHT * rate[angle],
+            rate[angle],
+            acceleration - HEIGHT * rate[angle_rate],
+            rate[angle_rate],
+        )
+    assert np.abs(rates / step - linear_plate_rates(axis)).max() < 1e-6
+
+
+def down(axis, vector):
+    """Return the part of a vector along the side that a positive angle lowers."""
+    return -vector[..., 1] if axis == "pitch" else vector[..., 0]
+
+
+def on_one_axis(axis, u, angle, u_dot, angle_rate):
+    """Return the state of a ball that rolls down one side of a plate turned about one axis."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    along = u_dot + HEIGHT * angle_rate
+    position = np.array([cosine * u + sine * HEIGHT, 0, cosine * HEIGHT - sine * u])
+    velocity = along * np.array([cosine, 0, -sine]) - angle_rate * u * np.array([sine, 0, cosine])
+    spin = np.array([0, angle_rate + u_dot / RADIUS, 0])
+    joints = [0.0, 0.0, angle, angle_rate]
+    if axis == "pitch":
+        # A quarter turn about z takes the roll axis y to -x, and x to y: pitch lowers -y.
+        joints = [angle, angle_rate, 0.0, 0.0]
+        position, velocity = position[[1, 0, 2]] * [1, -1, 1], velocity[[1, 0, 2]] * [1, -1, 1]
+        spin = np.array([spin[1], 0, 0])
+    return np.concatenate([joints, position, [0, 0, 0, 1], velocity, spin])
+
+
+@pytest.mark.parametrize("axis", ["pitch", "roll"])
+def test_plate_follows_the_textbook_model_around_the_top(axis):
+    """Small passive motion for 0.5 s is the linear model's, the error proportional to dt."""
+    starts = np.array([[2e-3, 0, 0, 0], [0, 4e-3, 0, 0], [1e-3, 2e-3, 0.01, -0.02]])
+    values, vectors = np.linalg.eig(linear_plate_rates(axis))
+    grown = (vectors * np.exp(values * 0.5)) @ np.linalg.inv(vectors)
+    expected = (starts @ grown.T).real
+    rates = (100, 200, 500, 1000)
+    errors = []
+    for rate in rates:
+        states = play(
+            BalancingPlate(physics_hz=rate),
+            np.array([on_one_axis(axis, *start) for start in starts]),
+            np.zeros((25, len(starts), 2)),
+        )[-1]
+        angles = states[:, PITCH if axis == "pitch" else ROLL]
+        path = down(axis, states[:, POSITION]) - HEIGHT * np.sin(angles)
+        errors.append(np.abs(np.stack([path, angles], -1) - expected[:, :2]).max(0))
+    assert np.all(errors[-1] < 0.005 * np.abs(expected[:, :2]).max(0)), errors[-1]
+    for column in np.array(errors).T:
+        assert abs(order(rates, column) - 1) < 0.1, column
+
+
+@pytest.fixture(scope="module")
+def plate_play():
+    """Random play of the plate and its exact solution, as long as the ball can hold on."""
+    task = BalancingPlate()
+    starts, efforts = random_play(task, 100, 25)
+    truth = rk4(plate_rates, starts, efforts, task.control_hz)
+    pressing, friction = plate_load(truth[:-1], efforts)
+    assert np.all(friction < 0.95 * pressing)
+    assert np.abs(slip(truth)).max() < 1e-6
+    return starts, efforts, truth
+
+
+def test_plate_error_is_proportional_to_the_step(plate_play):
+    """Against the exact solution the error is dt^(1.0 +- 0.1) from 100 to 1000 Hz."""
+    starts, efforts, truth = plate_play
+    rates = (100, 200, 500, 1000)
+    errors = [
+        rate_errors(BalancingPlate(physics_hz=rate), truth, starts, efforts)[:2] for rate in rates
+    ]
+    places, angles = np.max(errors, axis=(2, 3)).T
+    assert abs(order(rates, places) - 1) < 0.1, places
+    assert abs(order(rates, angles) - 1) < 0.1, angles
+
+
+def test_plate_error_at_the_shipped_rate(plate_play):
+    """In 0.5 s of random play: under 4 mm and 0.4 deg."""
+    starts, efforts, truth = plate_play
+    millimetres, degrees, _ = rate_errors(BalancingPlate(), truth, starts, efforts)
+    assert millimetres.max() < 4, f"{millimetres.max()} mm"
+    assert degrees.max() < 0.4, f"{degrees.max()} deg"
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_plate_env_follows_the_exact_solution(continuous):
+    """Through gym.make, each action turns the axis, and the way, that its table says."""
+    table = {0: (-1, -1), 1: (-1, 1), 2: (1, -1), 3: (1, 1)}
+    env = gym.make("BalancingPlate-v0", continuous=continuous)
+    for action, signs in table.items():
+        env.reset(seed=action)
+        start = np.array([list(env.unwrapped.state().values())])
+        for _ in range(15):
+            env.step(np.array(signs, np.float32) if continuous else action)
+        state = np.array(list(env.unwrapped.state().values()))
+        efforts = np.broadcast_to(0.005 * np.array(signs), (15, 1, 2))
+        truth = rk4(plate_rates, start, efforts, 50)[-1, 0]
+        assert np.abs(state - truth)[POSITION].max() < 1e-3
+        assert np.abs(state - truth)[[PITCH, ROLL]].max() < math.radians(0.3)
+    env.close()
+
+
+def roll_down(physics_hz, tilt, heading, duration=0.25):
+    """Return states of a ball that starts at rest on a plate held at a tilt, and the way down."""
+    normal = np.array(
+        [
+            math.sin(tilt) * math.cos(heading),
+            math.sin(tilt) * math.sin(heading),
+            math.cos(tilt),
+        ]
+    )
+    slope = np.array(
+        [
+            math.cos(tilt) * math.cos(heading),
+            math.cos(tilt) * math.sin(heading),
+            -math.sin(tilt),
+        ]
+    )
+    held = (math.atan2(-normal[1], normal[2]), math.asin(normal[0]))
+    world = World(physics_hz, physics_hz)
+    scene = BalancingPlate(physics_hz=physics_hz, control_hz=physics_hz).build(world)
+    # It starts up the slope, to have the way to roll.
+    position = HEIGHT * normal - 0.1 * slope
+    at_rest = (held[0], 0.0, held[1], 0.0, *position, 0.0, 0.0, 0.0, 1.0, *[0.0] * 6)
+    scene.place(at_rest)
+    plate = bodies(world)["balancing_plate"]
+    for joint, angle in enumerate(held):
+        p.setJointMotorControl2(
+            plate,
+            joint,
+            p.POSITION_CONTROL,
+            targetPosition=angle,
+            force=1e3,
+            physicsClientId=world.client,
+        )
+    states = [scene.read()]
+    for _ in range(round(duration * physics_hz)):
+        world.step()
+        states.append(scene.read())
+    world.close()
+    states = np.array(states)
+    assert np.abs(states[:, [PITCH, ROLL]] - held).max() < 1e-6
+    return states, slope
+
+
+def bodies(world):
+    """Return the number of each body in a world by name."""
+    ids = [p.getBodyUniqueId(i, world.client) for i in range(p.getNumBodies(world.client))]
+    return {p.getBodyInfo(i, world.client)[1].decode(): i for i in ids}
+
+
+HEADINGS = [k * np.pi / 4 for k in range(8)]
+# The ball slips where tan(tilt) > friction * (1 + m r^2 / I), with friction 1 * 1.
+GRIP = math.atan(1 + BALL.mass * RADIUS**2 / BALL.inertia[0])
+
+
+@pytest.mark.parametrize(("physics_hz", "tolerance"), [(100, 0.01), (1000, 0.002)])
+@pytest.mark.parametrize("tilt", [0.01, 0.05, 0.2, 0.5, 1.0, 0.98 * GRIP])
+def test_ball_rolls_down_a_held_plate(physics_hz, tolerance, tilt):
+    """Its acceleration is g sin(tilt) / (1 + I / m r^2) = 3/5 g sin(tilt), without slipping."""
+    expected = GRAVITY * math.sin(tilt) / (1 + BALL.inertia[0] / BALL.mass / RADIUS**2)
+    assert expected == pytest.approx(0.6 * GRAVITY * math.sin(tilt))
+    for heading in HEADINGS:
+        states, slope = roll_down(physics_hz, tilt, heading)
+        seconds = (len(states) - 1) / physics_hz
+        acceleration = (states[-1] - states[0])[VELOCITY] / seconds
+        error = np.linalg.norm(acceleration - expected * slope) / expected
+        assert error < tolerance, f"{error:.2%} at heading {math.degrees(heading):.0f} deg"
+        normal = plate_axes(states)[1]
+        # The first 50 ms hold the jolt of settling 0.01 mm into the contact.
+        sliding = np.cross(slip(states), normal)[physics_hz // 20 :]
+        assert np.abs(sliding).max() < 1e-6, f"{np.abs(sliding).max()} m/s"
+
+
+@pytest.mark.parametrize("physics_hz", [100, 1000])
+def test_ball_slips_on_a_steeper_plate(physics_hz):
+    """Past the angle of grip its acceleration is g (sin(tilt) - friction cos(tilt))."""
+    tilt = 1.02 * GRIP
+    expected = GRAVITY * (math.sin(tilt) - math.cos(tilt))
+    for heading in HEADINGS:
+        states, slope = roll_down(physics_hz, tilt, heading)
+        seconds = (len(states) - 1) / physics_hz
+        acceleration = states[-1][VELOCITY] @ slope / seconds
+        assert acceleration == pytest.approx(expected, rel=0.01)
+        assert np.linalg.norm(slip(states[-1])) > 0.1  # m/s
+
+
+def test_cart_pole_is_mirror_symmetric():
+    """The mirrored start and pushes give the mirrored run, to the bit."""
+    task = CartPole()
+    starts, efforts = random_play(task, 100, 100)
+    assert np.array_equal(play(task, -starts, -efforts), -play(task, starts, efforts))
+
+
+# A mirror turns over the vector along its normal, and the two axial ones across it.
+MIRRORS = {
+    "x": ([1, 1, -1, -1, -1, 1, 1, 1, -1, -1, 1, -1, 1, 1, 1, -1, -1], [1, -1]),
+    "y": ([-1, -1, 1, 1, 1, -1, 1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1], [-1, 1]),
+}
+
+
+@pytest.mark.parametrize("mirror", MIRRORS)
+def test_plate_is_mirror_symmetric(mirror):
+    """The mirrored start and torques give the mirrored run, to Bullet's own solver tolerance."""
+    states, torques = map(np.array, MIRRORS[mirror])
+    task = BalancingPlate()
+    starts, efforts = random_play(task, 100, 50)
+    run = play(task, starts, efforts)
+    other = play(task, starts * states, efforts * torques) * states
+    error = np.abs(other - run)[..., SEEN].max(-1)[in_play(task, run)].max()
+    assert error < 1e-5, error
+
+
+def test_plate_axes_differ():
+    """Pitch turns the ring as well, so it answers the same torque less than roll."""
+    level = np.array([BalancingPlate().away()] * 2)
+    efforts = np.array([[[0.005, 0.0], [0.0, 0.005]]])
+    pitch_rate, roll_rate = play(BalancingPlate(), level, efforts)[1, [0, 1], [1, 3]]
+    inertia = PLATE.inertia[0] + RING.inertia[0]
+    assert pitch_rate == pytest.approx(0.005 / inertia / 50, rel=1e-9)
+    assert roll_rate == pytest.approx(0.005 / PLATE.inertia[1] / 50, rel=1e-9)
+    assert pitch_rate < 0.8 * roll_rate
+
+
+def test_unforced_cart_pole_keeps_its_energy():
+    """It wavers by under 5 % of the pole's m g l, in proportion to dt, and does not drift up.
+
+    A first-order integrator keeps an energy that differs from the true one by a term in dt.
+    """
+    rng = np.random.default_rng(0)
+    starts = rng.uniform(-1, 1, (50, 4)) * [1, 0, 3, 3]
+    rates, rises = (100, 200, 500, 1000), []
+    for rate in rates:
+        states = play(CartPole(physics_hz=rate), starts, np.zeros((500, 50, 1)))
+        energy = cart_pole_energy(states) / CART_POLE_LENGTH
+        rise = energy - energy[0]
+        rises.append(rise.max())
+        # Both halves hold several swings, so both reach the same heights.
+        drift = (rise[250:].max(0) - rise[:250].max(0)).max()
+        assert drift < 1e-3, drift
+    assert rises[0] < 0.05, rises
+    assert abs(order(rates, rises) - 1) < 0.1, rises
+
+
+@pytest.mark.parametrize("drop_height", [0, 0.02])
+def test_passive_plate_never_gains_energy(drop_height):
+    """Rolling, dropped or falling off, plate and ball never have more energy than at first."""
+    task = BalancingPlate(drop_height=drop_height)
+    starts, efforts = random_play(task, 200, 100)
+    energy = plate_energy(play(task, starts, 0 * efforts))
+    gain = (energy - energy[0]).max()
+    assert gain < 1e-12, f"{gain} J"
+
+
+def test_passive_plate_loses_energy_to_the_integrator_only():
+    """While the ball rolls, what is lost in 0.5 s is small and proportional to dt."""
+    starts, efforts = random_play(BalancingPlate(), 50, 25)
+    rates, losses = (100, 200, 500, 1000), []
+    for rate in rates:
+        energy = plate_energy(play(BalancingPlate(physics_hz=rate), starts, 0 * efforts))
+        # Settling 0.01 mm into the contact takes a fixed amount, in the first action.
+        losses.append((energy[1] - energy[-1]).max())
+    moved = BALL.mass * GRAVITY * 0.05  # J, the ball's weight over half of the plate's half
+    assert losses[0] < 0.02 * moved, losses
+    assert abs(order(rates, losses) - 1) < 0.1, losses
+
+
+def test_dropped_ball_does_not_bounce():
+    """A ball that falls 2 cm onto a level plate stays down: never off it, under 1 mm into it."""
+    task = BalancingPlate()
+    start = np.array([task.rest()])
+    start[0, POSITION.stop - 1] += 0.02
+    height = play(task, start, np.zeros((50, 1, 2)))[:, 0, POSITION.stop - 1] - HEIGHT
+    touched = height[np.argmax(height <= 0) :]
+    assert touched.max() <= 0, f"{touched.max()} m"
+    assert touched.min() > -1e-3, f"{touched.min()} m"
+
+
+@pytest.fixture
+def cart_pole_world():
+    world = World(100, 50)
+    yield world, CartPole().build(world)
+    world.close()
+
+
+@pytest.fixture
+def plate_world():
+    world = World(100, 50)
+    yield world, BalancingPlate().build(world)
+    world.close()
+
+
+def test_nothing_damps_the_cart(cart_pole_world):
+    """A cart under a hanging pole keeps its speed for 10 s: no damping, drag or motor."""
+    world, scene = cart_pole_world
+    scene.place((-10.0, 2.0, math.pi, 0.0))
+    for _ in range(500):
+        world.step()
+    assert scene.read() == pytest.approx((10.0, 2.0, math.pi, 0.0), abs=1e-9)
+
+
+def test_nothing_damps_the_plate_or_a_flying_ball(plate_world):
+    """A turning plate keeps its speed, and a flying ball its spin and level speed, for 1 s."""
+    world, scene = plate_world
+    for joint in (PITCH_RATE, ROLL_RATE):
+        state = np.array(BalancingPlate().away())
+        state[joint] = 5.0  # rad/s
+        state[POSITION] = (1.0, 0.0, 10.0)
+        state[VELOCITY] = (3.0, -2.0, 1.0)
+        state[SPIN] = (20.0, -30.0, 10.0)
+        scene.place(tuple(state.tolist()))
+        for _ in range(50):
+            world.step()
+        after = np.array(scene.read())
+        assert after[[PITCH_RATE, ROLL_RATE]] == pytest.approx(
+            state[[PITCH_RATE, ROLL_RATE]], abs=1e-9
+        )
+        assert after[SPIN] == pytest.approx(state[SPIN], abs=1e-9)
+        assert after[VELOCITY] == pytest.approx((3.0, -2.0, 1.0 - GRAVITY), abs=1e-9)
+
+
+def box(mass, a, b, c):
+    """Return the moments of inertia of a uniform box (kg m^2)."""
+    return mass / 12 * np.array([b * b + c * c, a * a + c * c, a * a + b * b])
+
+
+def dynamics(world, body, link):
+    """Return what Bullet holds of a link: mass, moments, friction, rolling, spinning, bounce."""
+    found = p.getDynamicsInfo(bodies(world)[body], link, world.client)
+    mass, friction, moments, _, _, bounce, rolling, spinning = found[:8]
+    return mass, np.array(moments), (friction, rolling, spinning, bounce)
+
+
+def test_cart_pole_bodies_are_those_of_the_issue(cart_pole_world):
+    """A 1 kg cart and a 0.1 kg, 1 m pole, with the inertia of uniform boxes, in file and engine."""
+    world, _ = cart_pole_world
+    for link, mass, body in ((0, 1.0, CART), (1, 0.1, POLE)):
+        engine_mass, moments, _ = dynamics(world, "cart_pole", link)
+        assert engine_mass == body.mass == mass
+        assert moments == pytest.approx(box(mass, *body.size), rel=1e-9)
+        assert body.inertia == pytest.approx(box(mass, *body.size), rel=1e-9)
+    assert POLE.size == (0.05, 0.05, 1.0)
+    assert POLE.centre == (0, 0, 0.5)
+
+
+def test_plate_bodies_are_those_of_the_issue(plate_world):
+    """A 0.5 kg square ring and a 0.3 kg plate, uniform, in file and engine."""
+    world, _ = plate_world
+    outside, inside, thick = 0.1, 0.08, 0.018  # m
+    area = outside**2 - inside**2
+    # The frame is a box less the box inside it.
+    ring = box(0.5 * outside**2 / area, outside, outside, thick) - box(
+        0.5 * inside**2 / area, inside, inside, thick
+    )
+    assert PLATE.size == (0.3, 0.3, 0.02)
+    for link, mass, body, expected in (
+        (0, 0.5, RING, ring),
+        (1, 0.3, PLATE, box(0.3, 0.3, 0.3, 0.02)),
+    ):
+        engine_mass, moments, _ = dynamics(world, "balancing_plate", link)
+        assert engine_mass == body.mass == mass
+        assert moments == pytest.approx(expected, rel=1e-9)
+        assert body.inertia == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("mass", [0.0027, 0.0007, 0.1])
+def test_ball_is_hollow_whatever_its_mass(mass):
+    """A shell of radius 0.02 m has 2/3 m r^2, in the engine and for 2.7 g in the file."""
+    world = World(100, 50)
+    BalancingPlate(ball_mass=mass).build(world)
+    engine_mass, moments, _ = dynamics(world, "ball", -1)
+    world.close()
+    assert engine_mass == mass
+    assert moments == pytest.approx([2 / 3 * mass * 0.02**2] * 3, rel=1e-9)
+    assert (BALL.mass, BALL.size) == (0.0027, (0.02,))
+    assert BALL.inertia == pytest.approx([2 / 3 * 0.0027 * 0.02**2] * 3, rel=1e-9)
+
+
+def test_ball_and_plate_touch_as_their_files_say(plate_world):
+    """Friction 1, no rolling or spinning friction and no bounce, on both."""
+    world, _ = plate_world
+    assert dynamics(world, "balancing_plate", 1)[2] == (1, 0, 0, 0)
+    assert dynamics(world, "ball", -1)[2] == (1, 0, 0, 0)
+
+
+def test_world_settings():
+    """Gravity is 9.8 m/s^2 downwards, and a step is one control period in whole physics steps."""
+    world = World(100, 50)
+    found = p.getPhysicsEngineParameters(world.client)
+    world.close()
+    gravity = [found[f"gravityAcceleration{axis}"] for axis in "XYZ"]
+    assert gravity == [0, 0, -GRAVITY]
+    assert found["fixedTimeStep"] == pytest.approx(0.02, rel=1e-12)
+    assert found["numSubSteps"] == 2
