@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test lint check format clean
+.PHONY: help venv demo test lint check results films format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,13 @@ lint: venv ## check format, style and types
 		--cache-dir $(CURDIR)/.mypy_cache
 
 check: lint test ## everything a change must pass
+
+results: venv ## train every agent with every seed and rewrite the README's table
+	$(BIN)/python -m bullet_envs.agents.matrix
+
+films: venv ## film the bundled agents
+	for env in BulletCartPole-v0 BalancingPlate-v0; do for algo in reinforce dqn ppo; do \
+		$(BIN)/bullet-envs record --gif --env $$env --algo $$algo || exit 1; done; done
 
 format: venv ## format and fix what can be fixed
 	$(BIN)/ruff check --fix-only .

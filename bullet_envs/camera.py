@@ -37,7 +37,7 @@ class Camera:
     fov: float
     width: int = 480
     height: int = 360
-    light: tuple[float, float, float] = (-0.4, -0.6, 1.0)
+    light: tuple[float, float, float] = (-0.15, -0.25, 1.0)
     shadow: bool = True
 
     def view(self) -> list[float]:

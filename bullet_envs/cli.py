@@ -78,6 +78,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_agent(command)
     command.add_argument("--seed", type=int, default=0, help="of the start")
     command.add_argument("-o", "--output-folder", type=Path, default=Path("videos"))
+    command.add_argument("--gif", action="store_true", help="also a small GIF of the first 5 s")
     command.set_defaults(command=_record)
 
     command = commands.add_parser("demo", help="train, evaluate and film in about a minute")
@@ -207,6 +208,8 @@ def _record(options: argparse.Namespace) -> int:
     agent = _load(options)
     path = _film(agent, options.seed, options.output_folder, not options.stochastic)
     print(path)
+    if options.gif:
+        print(_gif(path))
     return 0
 
 
@@ -231,6 +234,27 @@ def _film(agent: Any, seed: int, folder: Path, deterministic: bool = True) -> Pa
             ended = terminated or truncated
             bar.update()
     path: Path = folder / agent.env_id / f"{prefix}-episode-0.mp4"
+    return path
+
+
+def _gif(film: Path) -> Path:
+    """Write the first 5 seconds of a film at half its rate and 3/4 of its size."""
+    import imageio.v3 as iio
+    from PIL import Image
+
+    fps = iio.immeta(film, plugin="FFMPEG")["fps"]
+    pictures = []
+    for count, frame in enumerate(iio.imiter(film, plugin="FFMPEG")):
+        if count >= 5 * fps:
+            break
+        if count % 2 == 0:
+            height, width, _ = frame.shape
+            picture = Image.fromarray(frame).resize((width * 3 // 4, height * 3 // 4))
+            pictures.append(picture.quantize(64, dither=Image.Dither.NONE))
+    path = film.with_suffix(".gif")
+    pictures[0].save(
+        path, save_all=True, append_images=pictures[1:], duration=round(2000 / fps), loop=0
+    )
     return path
 
 

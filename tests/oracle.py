@@ -17,7 +17,7 @@ from bullet_envs import assets
 from bullet_envs.balancing_plate import BalancingPlate
 from bullet_envs.cart_pole import CartPole
 from bullet_envs.task import Task
-from bullet_envs.world import World
+from bullet_envs.world import World, p
 
 Array = npt.NDArray[np.float64]
 Rates = Callable[[Array, Array], Array]  # state and effort to d(state)/dt
@@ -47,9 +47,10 @@ def random_play(task: Task, runs: int, actions: int, seed: int = 0) -> tuple[Arr
     return starts, task.greatest_effort * signs
 
 
-def play(task: Task, starts: Array, efforts: Array) -> Array:
-    """Return what Bullet does: (actions + 1, runs, columns)."""
+def play(task: Task, starts: Array, efforts: Array, **settings: float) -> Array:
+    """Return what Bullet does: (actions + 1, runs, columns), given other engine settings."""
     world = World(task.physics_hz, task.control_hz)
+    p.setPhysicsEngineParameter(**settings, physicsClientId=world.client)
     scene = task.build(world)
     states = np.empty((len(efforts) + 1, *starts.shape))
     for run, start in enumerate(starts.tolist()):

@@ -17,14 +17,9 @@ import bullet_envs
 NAN, INF = float("nan"), float("inf")
 
 
-class Broken:
-    """An object that raises when asked to be a number."""
-
-    def __index__(self):
-        raise RuntimeError("broken")
-
-    def __array__(self, dtype=None, copy=None):
-        raise RuntimeError("broken")
+def named(value):
+    """Return a test's name for a value, the same in every process."""
+    return f"{type(value).__name__} {value}"[:30].split(" object at")[0]
 
 
 # What each bad action is, given the number of legal ones.
@@ -70,7 +65,6 @@ BAD_DISCRETE = {
     "Decimal": lambda n: decimal.Decimal(1),
     "type": lambda n: int,
     "function": lambda n: len,
-    "broken": lambda n: Broken(),
 }
 
 # The same, given the number of joints that are driven.
@@ -112,7 +106,6 @@ BAD_BOX = {
     "set": lambda n: {0.5},
     "generator": lambda n: (0.0 for _ in range(n)),
     "Decimal": lambda n: [decimal.Decimal(0)] * n,
-    "broken": lambda n: Broken(),
 }
 
 
@@ -269,7 +262,7 @@ NOT_A_NUMBER = ["1", b"1", None, [1.0], np.array([1.0]), 1j, np.complex64(1), Tr
 
 
 @pytest.mark.parametrize(
-    "value", [*OUT_OF_RANGE, -0.5, 1e9, NAN, INF, -INF, *NOT_A_NUMBER], ids=repr
+    "value", [*OUT_OF_RANGE, -0.5, 1e9, NAN, INF, -INF, *NOT_A_NUMBER], ids=named
 )
 def test_bad_keyword(env_id, value):
     """Each keyword out of its range or of another type is refused: name, value, legal range."""
@@ -283,10 +276,10 @@ def test_bad_keyword(env_id, value):
             assert caught.type is TypeError, message
 
 
-@pytest.mark.parametrize("value", [1, 0, "yes", None, np.True_, [True]], ids=repr)
+@pytest.mark.parametrize("value", [1, 0, "yes", None, np.True_, [True]], ids=named)
 def test_bad_switch(env_id, value):
     """A continuous that is not a bool is refused: 1 and "no" are more often a slip than a wish."""
-    with pytest.raises(TypeError, match="continuous=.*True or False"):
+    with pytest.raises(TypeError, match=r"continuous=.*True or False"):
         class_of(env_id)(continuous=value)
 
 
@@ -327,10 +320,10 @@ def test_start_past_an_end():
         class_of("BalancingPlate-v0")(start_tilt=0.2, tilt_limit=0.1)
 
 
-@pytest.mark.parametrize("mode", ["ansi", "", 3, "RGB_ARRAY", ["rgb_array"]], ids=repr)
+@pytest.mark.parametrize("mode", ["ansi", "", 3, "RGB_ARRAY", ["rgb_array"]], ids=named)
 def test_unknown_render_mode(env_id, mode):
     """A render mode that does not exist is refused, with those that do."""
-    with pytest.raises(ValueError, match="rgb_array.*human") as caught:
+    with pytest.raises(ValueError, match=r"rgb_array.*human") as caught:
         class_of(env_id)(render_mode=mode)
     assert repr(mode) in str(caught.value)
 
@@ -352,26 +345,26 @@ def assert_refused(make, options, *words, seed=None):
 @pytest.mark.parametrize(
     "options",
     [5, "state", "", 0, False, [], ["state"], ("state",), {"state"}, [("state", {})], object()],
-    ids=lambda options: type(options).__name__ + str(options)[:20],
+    ids=named,
 )
 def test_options_that_are_no_dict(env_id, options):
     """options must be a dict, or None; an empty list is neither."""
     assert_refused(functools.partial(gym.make, env_id), options, repr(options), "dict")
 
 
-@pytest.mark.parametrize("options", [{"State": {}}, {"state": None, "low": 1}, {1: 2}], ids=repr)
+@pytest.mark.parametrize("options", [{"State": {}}, {"state": None, "low": 1}, {1: 2}], ids=named)
 def test_unknown_option(make, options):
     """An option that does not exist is refused, with the one that does."""
     assert_refused(make, options, repr(list(options)[-1]), "'state'", seed=5)
 
 
-@pytest.mark.parametrize("state", [5, 0, "x", "", [0.1], (), False, {"x"}, np.zeros(4)], ids=repr)
+@pytest.mark.parametrize("state", [5, 0, "x", "", [0.1], (), False, {"x"}, np.zeros(4)], ids=named)
 def test_state_that_is_no_dict(make, state):
     """A state is a dict by name: a bare list of numbers would hide which is which."""
     assert_refused(make, {"state": state}, repr(state), "dict")
 
 
-@pytest.mark.parametrize("name", ["X", "", "x ", 0, None, ("x",), "no_such_column"], ids=repr)
+@pytest.mark.parametrize("name", ["X", "", "x ", 0, None, ("x",), "no_such_column"], ids=named)
 def test_unknown_state_column(make, name):
     """A column that does not exist is refused, with those that do."""
     names = make().unwrapped.task.state_names
@@ -380,9 +373,12 @@ def test_unknown_state_column(make, name):
 
 @pytest.mark.parametrize(
     "value",
-    [NAN, INF, -INF, 1e9, -1e9, 10**400, "0.01", "x", b"0.01", bytearray(b"1"), None]
-    + [[0.01], np.array([0.01]), 1j, np.complex128(0.01), {}, object()],
-    ids=lambda value: str(value)[:20],
+    [
+        *(NAN, INF, -INF, 1e9, -1e9, 10**400),
+        *("0.01", "x", b"0.01", bytearray(b"1"), None),
+        *([0.01], np.array([0.01]), 1j, np.complex128(0.01), {}, object()),
+    ],
+    ids=named,
 )
 def test_bad_state_value(env_id, value):
     """Every column refuses what is not a finite number in reach, and names what it was given."""
@@ -412,8 +408,8 @@ BAD_STARTS = {
         ({"roll": -1.6}, "ended"),
         ({"ball_z": 0.027}, "0.03"),  # inside the plate, though not by much
         ({"ball_z": 0.0}, "0.03"),
-        ({"roll": 0.2, "ball_x": 0.1}, "0.03"),  # the plate has come up to the ball
-        ({"pitch": -0.2, "ball_y": 0.1}, "0.03"),
+        ({"roll": -0.2, "ball_x": 0.1}, "0.03"),  # the plate has come up to the ball
+        ({"pitch": 0.2, "ball_y": 0.1}, "0.03"),
         ({"ball_qw": 0.0}, "length 1"),
         ({"ball_qw": -1.01}, "length 1"),
         ({"ball_qx": 0.1}, "length 1"),
@@ -430,10 +426,10 @@ def bad_starts():
 @pytest.mark.parametrize(("env_id", "state", "word"), bad_starts(), ids=str)
 def test_start_that_is_none(env_id, state, word):
     """A start that has ended, lies inside a body, is too fast or is no rotation is refused."""
-    assert_refused(functools.partial(gym.make, env_id), {"state": state}, word, *state)
+    assert_refused(functools.partial(gym.make, env_id), {"state": state}, "state", word)
 
 
-@pytest.mark.parametrize("seed", [-1, "a", 1.5, [1]], ids=repr)
+@pytest.mark.parametrize("seed", [-1, "a", 1.5, [1]], ids=named)
 def test_bad_seed(make, seed):
     """A seed that gymnasium refuses leaves the episode alone."""
     env, undisturbed = make(), make()
@@ -441,6 +437,6 @@ def test_bad_seed(make, seed):
     for each in (env, undisturbed):
         each.reset(seed=2)
         play(each, actions[:4])
-    with pytest.raises(gym.error.Error, match="[Ss]eed"):
+    with pytest.raises(gym.error.Error, match=r"[Ss]eed"):
         env.reset(seed=seed)
     assert differs_at(play(env, actions), play(undisturbed, actions)) is None

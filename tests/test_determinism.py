@@ -82,6 +82,17 @@ def test_seed_forgets_the_past(make, past):
         assert differs_at(episodes(env, seed), episodes(make(), seed)) is None
 
 
+@pytest.mark.parametrize("interrupted", [interrupted_step, interrupted_reset])
+def test_an_interrupted_episode_can_go_on(make, env_id, interrupted):
+    """After Ctrl-C in a step or a reset, the next step goes on from the state last told."""
+    env, undisturbed = make(), make()
+    interrupted(env)
+    undisturbed.reset(seed=0, options={"state": env.unwrapped.state()})
+    # Few actions, so that no episode ends and the luck of the next start does not matter.
+    actions = sample(env, 5, seed=4)
+    assert worst(play(env, actions), play(undisturbed, actions)) <= rounding(env_id)
+
+
 def test_hundred_seeds(make):
     """An environment that is always left in mid-episode repeats new ones, seed after seed."""
     old = make()

@@ -188,7 +188,7 @@ def test_cart_pole_error_at_the_shipped_rate():
     truth = rk4(cart_pole_rates, starts, efforts, 50)
     millimetres, degrees, _ = rate_errors(task, truth, starts, efforts)
     assert degrees.max() < 1, f"{degrees.max()} deg"
-    assert np.quantile(millimetres.max(0), 0.999) < 10.5, np.sort(millimetres.max(0))[-5:]
+    assert np.quantile(millimetres.max(0), 0.999) < 10, np.sort(millimetres.max(0))[-5:]
     assert millimetres.max() < 12, f"{millimetres.max()} mm"
 
 
@@ -281,10 +281,10 @@ def test_plate_error_is_proportional_to_the_step(plate_play):
 
 
 def test_plate_error_at_the_shipped_rate(plate_play):
-    """In 0.5 s of random play: under 4 mm and 0.4 deg."""
+    """In 0.5 s of random play: under 3 mm and 0.4 deg."""
     starts, efforts, truth = plate_play
     millimetres, degrees, _ = rate_errors(BalancingPlate(), truth, starts, efforts)
-    assert millimetres.max() < 4, f"{millimetres.max()} mm"
+    assert millimetres.max() < 3, f"{millimetres.max()} mm"
     assert degrees.max() < 0.4, f"{degrees.max()} deg"
 
 
@@ -407,14 +407,19 @@ MIRRORS = {
 
 @pytest.mark.parametrize("mirror", MIRRORS)
 def test_plate_is_mirror_symmetric(mirror):
-    """The mirrored start and torques give the mirrored run, to Bullet's own solver tolerance."""
+    """The mirrored start and torques give the mirrored run, to the rounding of the solver.
+
+    Bullet's contact solver stops at a remainder of 1e-7, which the unstable plate then multiplies.
+    Where it goes on to the end, only the rounding of numbers is left.
+    """
     states, torques = map(np.array, MIRRORS[mirror])
     task = BalancingPlate()
     starts, efforts = random_play(task, 100, 50)
-    run = play(task, starts, efforts)
-    other = play(task, starts * states, efforts * torques) * states
-    error = np.abs(other - run)[..., SEEN].max(-1)[in_play(task, run)].max()
-    assert error < 1e-5, error
+    for settings, tolerance in (({}, 1e-4), ({"solverResidualThreshold": 0}, 1e-11)):
+        run = play(task, starts, efforts, **settings)
+        other = play(task, starts * states, efforts * torques, **settings) * states
+        error = np.abs(other - run)[..., SEEN].max(-1)[in_play(task, run)].max()
+        assert error < tolerance, error
 
 
 def test_plate_axes_differ():
@@ -450,12 +455,16 @@ def test_unforced_cart_pole_keeps_its_energy():
 
 @pytest.mark.parametrize("drop_height", [0, 0.02])
 def test_passive_plate_never_gains_energy(drop_height):
-    """Rolling, dropped or falling off, plate and ball never have more energy than at first."""
+    """Rolling, dropped or falling off, plate and ball never have more energy than at first.
+
+    The bound is the ball's weight over 0.05 mm: while it rolls uphill, the energy that a
+    first-order integrator keeps parts from the true one, and comes back.
+    """
     task = BalancingPlate(drop_height=drop_height)
     starts, efforts = random_play(task, 200, 100)
     energy = plate_energy(play(task, starts, 0 * efforts))
     gain = (energy - energy[0]).max()
-    assert gain < 1e-12, f"{gain} J"
+    assert gain < BALL.mass * GRAVITY * 5e-5, f"{gain} J"
 
 
 def test_passive_plate_loses_energy_to_the_integrator_only():
