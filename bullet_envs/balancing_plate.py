@@ -125,7 +125,7 @@ class BalancingPlate(Task):
         self._require("torque", 1e-5, 0.05, "N·m")
         self._require("ball_mass", 1e-4, 0.1, "kg")
         self._require("ball_limit", BALL_RADIUS, HALF_SIDE, "m")
-        self._require("tilt_limit", 0.1, np.pi / 2, "rad")
+        self._require("tilt_limit", 0.1, 1.5708, "rad")
         self._require("start_position", 0, 0.14, "m")
         self._require("start_speed", 0, 1, "m/s")
         self._require("start_tilt", 0, 0.3, "rad")

@@ -83,7 +83,7 @@ class CartPole(Task):
         super().__post_init__()
         self._require("force", 0.1, 1000, "N")
         self._require("x_limit", 0.1, 15, "m")
-        self._require("angle_limit", 0.01, np.pi, "rad")
+        self._require("angle_limit", 0.01, 3.1416, "rad")
         self._require("start_range", 0, 0.2, "m and rad, m/s and rad/s")
         if self.start_range > min(self.x_limit, self.angle_limit):
             raise ValueError(

@@ -3,6 +3,7 @@
 import math
 import operator
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -76,7 +77,9 @@ class BulletEnv(gym.Env[Observation, Any]):
         """
         if self._closed:
             raise ClosedEnvironmentError("reset() after close(): make a new environment")
-        options = options or {}
+        options = {} if options is None else options
+        if not isinstance(options, Mapping):
+            raise TypeError(f"options {options!r} must be None or a dict with the key 'state'")
         if unknown := [name for name in options if name != "state"]:
             raise ValueError(f"options has no {unknown}; the only option is 'state'")
         named = options.get("state")
@@ -113,9 +116,13 @@ class BulletEnv(gym.Env[Observation, Any]):
                 warn("step() after the episode has terminated does nothing: call reset()")
                 return self._observation(), 0.0, True, False, {}
             self._start(self._state)
-        self._scene.act(effort)  # type: ignore[union-attr]
-        self._world.step()  # type: ignore[union-attr]
-        self._state = state = self._scene.read()  # type: ignore[union-attr]
+        try:
+            self._scene.act(effort)  # type: ignore[union-attr]
+            self._world.step()  # type: ignore[union-attr]
+            self._state = state = self._scene.read()  # type: ignore[union-attr]
+        except BaseException:  # Ctrl-C
+            self._discard_engine()
+            raise
         columns, reward, self._ended = self.task.outcome(state)
         if self.render_mode == "human":
             self.render()
@@ -160,11 +167,10 @@ class BulletEnv(gym.Env[Observation, Any]):
     def close(self) -> None:
         """Free the engine. Safe to call twice."""
         self._closed = True
-        if self._world is not None:
-            self._world.close()
+        self._discard_engine()
         if self._studio is not None:
             self._studio.close()
-        self._world = self._scene = self._studio = None
+        self._studio = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind: a copy builds its own and goes on from the same state."""
@@ -174,12 +180,22 @@ class BulletEnv(gym.Env[Observation, Any]):
         if self._world is None or self._scene is None:
             self._world = World(self.task.physics_hz, self.task.control_hz)
             self._scene = self.task.build(self._world)
-        # A step without contact clears what a teleport leaves: a force set but not yet used, and
-        # contact points that would warm-start the solver.
-        self._scene.place(self.task.away())
-        self._world.step()
-        self._scene.place(state)
-        self._state = self._scene.read()
+        try:
+            # A step without contact clears what a teleport leaves: contact points that would
+            # warm-start the solver.
+            self._scene.place(self.task.away())
+            self._world.step()
+            self._scene.place(state)
+            self._state = self._scene.read()
+        except BaseException:  # Ctrl-C
+            self._discard_engine()
+            raise
+
+    def _discard_engine(self) -> None:
+        """Forget the world, which is half-way through something; the state is as it was before."""
+        if self._world is not None:
+            self._world.close()
+        self._world = self._scene = None
 
     def _observation(self) -> Observation:
         assert self._state is not None
@@ -203,7 +219,10 @@ class BulletEnv(gym.Env[Observation, Any]):
     def _scaled_effort(self, action: Any) -> Effort:
         size = len(self._efforts[0])
         legal = f"{size} finite numbers from -1 to 1, shape ({size},)"
-        array = np.asarray(action)
+        try:
+            array = np.asarray(action)
+        except ValueError:
+            raise ValueError(f"action {action!r} must be {legal}") from None
         if array.dtype.kind not in "fiu":
             raise TypeError(f"action {action!r} must be {legal}")
         values = array.tolist()

@@ -122,7 +122,6 @@ class Mp4Writer:
         """
         if self.closed or self._torn or self._ending:
             raise RecordingError(f"film {self.path} takes no more frames")
-        array = np.asarray(frame)
         # Bullet built without NumPy gives tuples, and ffmpeg would take floats for noise.
         if (
             not isinstance(frame, np.ndarray)
@@ -130,9 +129,10 @@ class Mp4Writer:
             or frame.shape != (self._shape or (*frame.shape[:2], 3))
             or frame.size == 0
         ):
+            kind, shape = (getattr(frame, name, "none") for name in ("dtype", "shape"))
             raise self._failure(
-                f"frame {self.frames} is a {type(frame).__name__} of {array.dtype} and shape "
-                f"{array.shape}, not a uint8 array of {self._shape or '(height, width, 3)'}"
+                f"frame {self.frames} is a {type(frame).__name__} of type {kind} and shape {shape},"
+                f" not an array of uint8 and {self._shape or '(height, width, 3)'}"
             )
         self._shape = frame.shape
         height, width = frame.shape[:2]
@@ -202,10 +202,9 @@ class Mp4Writer:
                     part.unlink()
 
     def _start(self, width: int, height: int) -> None:
-        # A file, because nobody would empty a pipe; "file:" keeps ffmpeg from reading a protocol
-        # into the name.
+        # A file, because nobody would empty a pipe.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        out = ["-movflags", "+faststart", f"file:{self._part}"]
+        out = ["-movflags", "+faststart", str(self._part)]
         self._process = subprocess.Popen(
             _encode(self._executable, width, height, self._rate, out),
             bufsize=0,
@@ -218,7 +217,7 @@ class Mp4Writer:
 
     def _count(self, width: int, height: int) -> int:
         """Decode the film and return its number of frames, 0 if they are of another size."""
-        decode = [self._executable, *_QUIET, "-i", f"file:{self._part}", "-f", "framecrc", "-"]
+        decode = [self._executable, *_QUIET, "-i", str(self._part), "-f", "framecrc", "-"]
         shown = subprocess.run(
             decode,
             check=False,

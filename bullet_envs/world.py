@@ -3,32 +3,39 @@
 import math
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+_SILENCING = threading.Lock()
+
 
 @contextmanager
 def _silenced() -> Iterator[None]:
     """Send C-level stdout and stderr to nowhere: Bullet's banner and warnings bypass Python's."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
-        for descriptor in (null, *saved):
-            os.close(descriptor)
+    # Descriptors belong to the process: two threads at once would restore each other's nowhere.
+    with _SILENCING:
+        saved = {}
+        for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+            with suppress(OSError, AttributeError):  # a daemon has neither
+                stream.flush()
+                saved[descriptor] = os.dup(descriptor)
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            for descriptor in saved:
+                os.dup2(null, descriptor)
+            yield
+        finally:
+            os.close(null)
+            for descriptor, original in saved.items():
+                os.dup2(original, descriptor)
+                os.close(original)
 
 
 with _silenced():
@@ -50,8 +57,15 @@ class World:
     """
 
     def __init__(self, physics_hz: int, control_hz: int, gui: bool = False) -> None:
-        with _silenced():
-            self.client: int = p.connect(p.GUI if gui else p.DIRECT)
+        try:
+            with _silenced():
+                self.client: int = p.connect(p.GUI if gui else p.DIRECT)
+        except p.error as error:
+            raise RuntimeError(
+                "render_mode='human' can show one environment per process; use 'rgb_array'"
+                if gui
+                else f"PyBullet has no client left: {error}"
+            ) from None
         # Runs once: at close, when the world is forgotten, or when Python ends.
         self.close = weakref.finalize(self, _disconnect, self.client)
         p.setGravity(0, 0, -GRAVITY, physicsClientId=self.client)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,9 @@ class FilmEnv(gym.Env):
 
     def state(self):
         return {"x": self.x}
+
+    def close(self):
+        self.closed = True
 
 
 gym.register("FilmTest-v0", FilmEnv, max_episode_steps=1000)
@@ -164,6 +168,17 @@ def test_sizes_are_kept_and_odd_ones_padded_at_the_right_and_bottom(tmp_path, wi
     # A rescaled ramp would be off by more than the loss of the codec.
     assert np.abs(film[1, :height, :width].astype(int) - ramp).max() <= 8
     assert np.abs(film[1, :, -1].astype(int) - int(ramp[0, -1, 0])).max() <= 8
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_padding_repeats_the_last_line(tmp_path, axis):
+    frame = np.zeros((49, 65, 3), np.uint8)
+    np.moveaxis(frame, axis, 0)[-1] = 255
+    with contextlib.closing(Mp4Writer(tmp_path / "a.mp4", 25)) as writer:
+        writer.append(frame)
+    film = np.moveaxis(decode(tmp_path / "a.mp4")[0][0], axis, 0)
+    assert (film[-2:, :40] > 200).all()
+    assert (film[:-2, :40] < 55).all()
 
 
 def test_views_and_column_major_frames_come_out_right(tmp_path):
@@ -323,14 +338,15 @@ def test_a_film_across_episodes_repeats(tmp_path):
 
 def test_a_film_begun_by_a_step_starts_from_the_state_it_shows(env, tmp_path):
     recorder = Recorder(env, str(tmp_path), step_trigger=lambda n: n == 4)
-    recorder.reset(seed=0)
-    act(recorder, 5)
+    for steps in (2, 3):
+        recorder.reset(seed=0)
+        act(recorder, steps)
     start = env.state()
     rewards = act(recorder, 6)
     recorder.close()
     told = card(tmp_path / "rl-video-step-4.mp4")
-    assert numbers(tmp_path / "rl-video-step-4.mp4") == list(range(5, 12))
-    assert (told["seed"], told["start_state"], told["elapsed_steps"]) == (None, start, 5)
+    assert numbers(tmp_path / "rl-video-step-4.mp4") == list(range(3, 10))
+    assert (told["seed"], told["start_state"], told["elapsed_steps"]) == (None, start, 3)
     assert told["length"] == len(told["actions"]) == 6
     assert told["return"] == total(rewards)
     assert not told["complete"]
@@ -509,7 +525,17 @@ def test_closing_twice_is_fine(env, tmp_path):
     recorder.reset()
     recorder.close()
     recorder.close()
+    assert env.closed
     assert films(tmp_path) == ["rl-video-episode-0"]
+
+
+def test_a_film_that_fails_at_close_does_not_keep_the_environment_open(env, tmp_path):
+    (tmp_path / "rl-video-episode-0.part.mp4").symlink_to("/dev/full")
+    recorder = Recorder(env, str(tmp_path))
+    recorder.reset()
+    with pytest.raises(RecordingError):
+        recorder.close()
+    assert env.closed
 
 
 def test_a_forgotten_recorder_still_leaves_its_film(tmp_path):
@@ -519,6 +545,16 @@ def test_a_forgotten_recorder_still_leaves_its_film(tmp_path):
     del recorder
     gc.collect()
     assert numbers(tmp_path / "rl-video-episode-0.mp4") == list(range(4))
+
+
+def test_a_finished_film_is_forgotten(env, tmp_path):
+    recorder = Recorder(env, str(tmp_path), always)
+    recorder.reset()
+    film = weakref.ref(recorder._film)
+    recorder.reset()
+    gc.collect()
+    assert film() is None
+    recorder.close()
 
 
 def test_a_lost_frame_is_noticed(env, tmp_path):
@@ -629,7 +665,7 @@ def test_an_interrupt_inside_a_frame_loses_at_most_that_frame(env, tmp_path, cut
     film = tmp_path / "rl-video-episode-0.mp4"
     shown = list(range(7 if cut == 64 * 48 * 3 else 6))
     assert numbers(film) == shown
-    assert card(film)["frames"] == len(shown)
+    assert card(film)["frames"] == writer.frames == len(shown)
     assert films(tmp_path) == ["rl-video-episode-0"]
     recorder.close()
 
@@ -652,6 +688,22 @@ def test_an_interrupt_while_closing_can_be_made_good(env, tmp_path, monkeypatch)
     recorder.close()
     assert numbers(tmp_path / "rl-video-episode-0.mp4") == list(range(6))
     assert films(tmp_path) == ["rl-video-episode-0"]
+
+
+def test_other_signals_do_no_harm(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 240, 320, 3), dtype=np.uint8)
+    old = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        with contextlib.closing(Mp4Writer(tmp_path / "a.mp4", 25)) as writer:
+            for n in range(40):
+                writer.append(frames[n % 4])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    film = decode(tmp_path / "a.mp4")[0].astype(int)
+    errors = [np.abs(film[n] - frames[n % 4]).mean() for n in range(40)]
+    assert max(errors) < 1.2 * min(errors)
 
 
 SCRIPT = """
@@ -731,14 +783,19 @@ from bullet_envs.video import Recorder
 recorder = Recorder(FilmEnv(), sys.argv[1])
 recorder.reset(seed=0)
 recorder.step([0.0, 0.0])
-child = os.fork()
-if child == 0:
-    del recorder
-    time.sleep(20)
-    os._exit(0)
+children = []
+for forgets in (False, True):
+    children.append(os.fork())
+    if children[-1] == 0:
+        if forgets:
+            del recorder
+        time.sleep(20)
+        os._exit(0)
+time.sleep(0.2)
 recorder.step([0.0, 0.0])
 recorder.close()
-os.kill(child, 9)
+for child in children:
+    os.kill(child, 9)
 """
 
 
@@ -765,6 +822,7 @@ BAD = {
     "alpha": lambda frame: np.concatenate([frame, frame[..., :1]], axis=2),
     "list": lambda frame: frame.tolist(),
     "tuple": lambda frame: tuple(frame.ravel()),
+    "ragged": lambda frame: (64, 48, tuple(frame.ravel())),
     "none": lambda frame: None,
     "empty": lambda frame: frame[:0],
 }
@@ -782,13 +840,13 @@ def test_bad_frames_are_one_clear_error_and_leave_nothing(env, tmp_path, kind, a
     recorder = Recorder(env, str(tmp_path), lambda n: n == 0)
     if after == 0:
         env.frame_hook = (BAD | LATER)[kind]
-        with pytest.raises(RecordingError, match=r"frame 0 is a .*, not a uint8 array of"):
+        with pytest.raises(RecordingError, match=r"frame 0 is a .*, not an array of uint8"):
             recorder.reset(seed=0)
     else:
         recorder.reset(seed=0)
         act(recorder, after - 1)
         env.frame_hook = (BAD | LATER)[kind]
-        with pytest.raises(RecordingError, match=rf"frame {after} is a .*, not a uint8 array of"):
+        with pytest.raises(RecordingError, match=rf"frame {after} is a .*, not an array"):
             act(recorder, 1)
     assert names(tmp_path) == []
     assert not recorder.recording
@@ -899,9 +957,15 @@ def test_full_disk_for_the_json(tmp_path):
     fails(tmp_path, "No space left on device")
 
 
-def test_an_ffmpeg_that_writes_rubbish_is_noticed(tmp_path, fake_ffmpeg):
-    fake_ffmpeg('cat >/dev/null; for last; do :; done; echo rubbish > "${last#file:}"')
-    fails(tmp_path, "0 frames of 64x48 instead of 4", steps=3)
+def test_an_ffmpeg_that_writes_rubbish_is_noticed(tmp_path, fake_ffmpeg, capfd):
+    fake_ffmpeg('cat >/dev/null; for last; do :; done; echo complaint >&2; echo rubbish > "$last"')
+    fails(tmp_path, "0 frames of 64x48 instead of 4; ffmpeg: complaint", steps=3)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_ffmpeg_that_fails_at_the_very_end_is_noticed(tmp_path, fake_ffmpeg):
+    fake_ffmpeg(f'{imageio_ffmpeg.get_ffmpeg_exe()} "$@"; echo too late >&2; exit 1')
+    fails(tmp_path, "ffmpeg failed; ffmpeg: too late", steps=3)
 
 
 def test_an_ffmpeg_that_writes_nothing_is_noticed(tmp_path, fake_ffmpeg):

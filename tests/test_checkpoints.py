@@ -1,0 +1,619 @@
+"""What is on disk is whole, is what was written, and cannot run anything."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from bullet_envs.agents import ALGOS, algorithm, load_agent
+from bullet_envs.agents.checkpoints import (
+    CheckpointError,
+    digest,
+    learner_tensors,
+    load_module,
+    read_tensors,
+    restore_learner,
+    write_tensors,
+)
+from bullet_envs.agents.reinforce import ReinforceAgent, ReinforceConfig
+from bullet_envs.agents.run import Run
+
+ENV_ID = "BulletCartPole-v0"
+FLIPS = 250
+
+
+def untrained(seed=0, hidden=(8,), algo="reinforce", env_id=ENV_ID, **env_kwargs):
+    torch.manual_seed(seed)
+    return algorithm(algo).agent(env_id, env_kwargs, hidden)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Return the card of an untrained agent, saved."""
+    agent = untrained()
+    agent.facts = {"seed": 0, "steps": 100, "selection_return": 9.5, "settings": {"gamma": 0.99}}
+    agent.save(tmp_path / "best.json")
+    return tmp_path / "best.json"
+
+
+def weights_of(card):
+    return card.with_name(json.loads(card.read_text())["weights"])
+
+
+def rewrite(card, **changes):
+    """Change entries of a card; None removes one."""
+    content = {**json.loads(card.read_text()), **changes}
+    card.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def give_weights(card, content):
+    """Put other weights under a card, with the hash that it promises."""
+    weights_of(card).write_bytes(content)
+    rewrite(card, sha256=hashlib.sha256(content).hexdigest())
+
+
+def parameters(agent):
+    return {name: tensor.clone() for name, tensor in agent.network.state_dict().items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def flipped(content, bit):
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << (bit % 8)
+    return bytes(changed)
+
+
+def some_bits(content, seed=0):
+    return random.Random(seed).sample(range(8 * len(content)), FLIPS)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Return a checkpoint of a network and its optimiser in mid-training."""
+    network, optimiser = learner()
+    train(network, optimiser, range(3))
+    path = tmp_path / "checkpoint.safetensors"
+    info = {"settings": {"gamma": 0.99}, "steps": 1234, "best_return": 56.5, "seconds": 7.25}
+    write_tensors(path, learner_tensors({"policy": network}, optimiser), info)
+    return path
+
+
+def learner(seed=0):
+    torch.manual_seed(seed)
+    network = nn.Linear(4, 3)
+    return network, torch.optim.Adam(network.parameters(), 0.1)
+
+
+def train(network, optimiser, steps):
+    for step in steps:
+        optimiser.zero_grad()
+        network(torch.full((1, 4), float(step))).square().sum().backward()
+        optimiser.step()
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_saved_agent_is_loaded_as_it_was(tmp_path, algo, env_id):
+    """Weights, identity and facts survive, and the loaded agent takes the same actions."""
+    agent = untrained(3, (8, 5), algo, env_id, control_hz=25)
+    agent.facts = {"seed": 7, "steps": 123, "settings": {"gamma": 0.9}}
+    agent.save(tmp_path / "card.json")
+    loaded = load_agent(env_id, tmp_path / "card.json")
+
+    assert type(loaded) is type(agent)
+    assert equal(parameters(loaded), parameters(agent))
+    assert loaded.weights_hash == agent.weights_hash
+    assert loaded.facts == agent.facts
+    assert (loaded.env_id, loaded.env_kwargs, loaded.hidden) == (env_id, {"control_hz": 25}, (8, 5))
+    size = (50, *agent.observation_space.shape)
+    observations = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    expected, _ = agent.predict(observations, deterministic=True)
+    np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
+
+
+def test_hash_is_of_the_file(saved):
+    """The card's SHA-256 is that of the weights file, as `sha256sum` prints it."""
+    agent = load_agent(ENV_ID, saved)
+    assert agent.weights_hash == hashlib.sha256(weights_of(saved).read_bytes()).hexdigest()
+
+
+def test_saving_again_leaves_two_files(saved):
+    """An agent saved over another removes its weights and touches nothing else."""
+    neighbour = saved.with_name("better-12345678.safetensors")
+    neighbour.write_bytes(b"not mine")
+    untrained(1).save(saved)
+    names = {path.name for path in saved.parent.iterdir()}
+    assert names == {"best.json", weights_of(saved).name, neighbour.name}
+
+
+def test_restored_learner_goes_on_as_the_original(checkpoint):
+    """Network and Adam restored from a file take the same further steps, to the bit."""
+    network, optimiser = learner()
+    train(network, optimiser, range(6))
+
+    restored, its_optimiser = learner(seed=1)
+    tensors, info, sha256 = read_tensors(checkpoint)
+    restore_learner(tensors, {"policy": restored}, its_optimiser)
+    train(restored, its_optimiser, range(3, 6))
+    assert equal(restored.state_dict(), network.state_dict())
+    assert info == {
+        "settings": {"gamma": 0.99},
+        "steps": 1234,
+        "best_return": 56.5,
+        "seconds": 7.25,
+    }
+
+
+def test_learner_tensors_are_copies():
+    """What was taken for a checkpoint does not change when the training goes on."""
+    network, optimiser = learner()
+    train(network, optimiser, range(2))
+    taken = learner_tensors({"policy": network}, optimiser)
+    before = {name: tensor.clone() for name, tensor in taken.items()}
+    train(network, optimiser, range(2, 4))
+    assert equal(taken, before)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": torch.tensor([1.0, 2.5])},
+        {"b": torch.tensor([1.0, 2.0])},
+        {"a": torch.tensor([[1.0, 2.0]])},
+        {"a": torch.tensor([1.0, 2.0], dtype=torch.float64)},
+        {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(0)},
+        {"a": torch.tensor([1.0, 2.0]).view(torch.int32)},
+    ],
+    ids=["value", "name", "shape", "type", "more", "same bits"],
+)
+def test_digest_sees_every_difference(other):
+    """A hash stands for values, names, shapes and types."""
+    tensors = {"a": torch.tensor([1.0, 2.0])}
+    assert digest(tensors) == digest({"a": torch.tensor([1.0, 2.0])})
+    assert digest(other) != digest(tensors)
+
+
+def test_flipped_bits_in_weights_are_refused(saved):
+    """Of 250 weight files with one wrong bit none is loaded."""
+    path = weights_of(saved)
+    content = path.read_bytes()
+    for bit in some_bits(content):
+        path.write_bytes(flipped(content, bit))
+        with pytest.raises(CheckpointError):
+            load_agent(ENV_ID, saved)
+
+
+def test_flipped_bits_in_a_checkpoint_are_refused(checkpoint):
+    """Of 250 checkpoints with one wrong bit, in tensors or in counters, none is read."""
+    content = checkpoint.read_bytes()
+    for bit in some_bits(content):
+        checkpoint.write_bytes(flipped(content, bit))
+        with pytest.raises(CheckpointError):
+            read_tensors(checkpoint)
+
+
+def test_flipped_bits_in_the_counters_are_refused(checkpoint):
+    """Not one wrong bit anywhere in steps, returns or settings is read."""
+    content = checkpoint.read_bytes()
+    begin = content.index(b'"info"')
+    end = content.index(b"}}", begin)
+    for bit in range(8 * begin, 8 * end):
+        checkpoint.write_bytes(flipped(content, bit))
+        with pytest.raises(CheckpointError):
+            read_tensors(checkpoint)
+
+
+def test_flipped_bits_in_a_card_never_change_the_agent(saved):
+    """Of 250 cards with one wrong bit each is refused, or is wrong in its remarks only."""
+    content = saved.read_bytes()
+    before = load_agent(ENV_ID, saved)
+    refused = 0
+    for bit in some_bits(content):
+        saved.write_bytes(flipped(content, bit))
+        try:
+            agent = load_agent(ENV_ID, saved)
+        except CheckpointError:
+            refused += 1
+        else:
+            assert equal(parameters(agent), parameters(before))
+            assert (agent.algo, agent.env_kwargs, agent.hidden) == ("reinforce", {}, (8,))
+            assert agent.weights_hash == before.weights_hash
+    assert refused > FLIPS / 2
+
+
+@pytest.mark.parametrize("of", ["card", "weights"])
+def test_truncated_agents_are_refused(saved, of):
+    """A card or weights cut short anywhere are refused."""
+    path = saved if of == "card" else weights_of(saved)
+    content = path.read_bytes().rstrip()
+    for length in range(0, len(content), 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError):
+            load_agent(ENV_ID, saved)
+
+
+def test_truncated_checkpoints_are_refused(checkpoint):
+    """So is a checkpoint, and one with something behind its end."""
+    content = checkpoint.read_bytes()
+    for length in range(0, len(content), 7):
+        checkpoint.write_bytes(content[:length])
+        with pytest.raises(CheckpointError):
+            read_tensors(checkpoint)
+    checkpoint.write_bytes(content + b"\0")
+    with pytest.raises(CheckpointError):
+        read_tensors(checkpoint)
+
+
+def test_missing_files_are_named(saved, tmp_path):
+    """A missing card or checkpoint is a FileNotFoundError, missing weights a CheckpointError."""
+    with pytest.raises(FileNotFoundError, match=r"nothing\.json"):
+        load_agent(ENV_ID, tmp_path / "nothing.json")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors"):
+        read_tensors(tmp_path / "nothing.safetensors")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty"):
+        load_agent(ENV_ID, tmp_path / "empty")
+    weights_of(saved).unlink()
+    with pytest.raises(CheckpointError, match=r"best-\w+\.safetensors"):
+        load_agent(ENV_ID, saved)
+
+
+MISFITS = {
+    "missing": lambda w: {k: v for k, v in w.items() if k != "2.bias"},
+    "extra": lambda w: {**w, "4.bias": w["2.bias"]},
+    "renamed": lambda w: {k.replace("2.", "1."): v for k, v in w.items()},
+    "shape": lambda w: {**w, "0.weight": w["0.weight"][:, :3].contiguous()},
+    "transposed": lambda w: {**w, "0.weight": w["0.weight"].T.contiguous()},
+    "float64": lambda w: {**w, "0.weight": w["0.weight"].double()},
+    "int32": lambda w: {**w, "0.weight": w["0.weight"].int()},
+    "nan": lambda w: {**w, "0.bias": torch.full((8,), torch.nan)},
+    "one inf": lambda w: {
+        **w,
+        "0.weight": w["0.weight"].index_fill(1, torch.tensor(2), -torch.inf),
+    },
+    "empty": lambda w: {},
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_weights_that_do_not_fit_are_refused(saved, misfit):
+    """Weights with a right hash but wrong names, shapes, types or numbers are refused."""
+    weights = MISFITS[misfit](parameters(untrained()))
+    give_weights(saved, save(weights))
+    with pytest.raises(CheckpointError, match="weights"):
+        load_agent(ENV_ID, saved)
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_refused_weights_change_nothing(misfit):
+    """A network keeps its weights when others are refused."""
+    network = untrained().network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(CheckpointError):
+        load_module(network, MISFITS[misfit](parameters(untrained(1))))
+    assert equal(network.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 4 * 10**15]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 2**63]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}},
+        {"a": {"dtype": "O", "shape": [1], "data_offsets": [0, 8]}},
+    ],
+    ids=["petabytes", "overflow", "backwards", "objects"],
+)
+def test_lying_headers_are_refused(saved, checkpoint, header):
+    """A header that promises more than the file holds allocates nothing."""
+    text = json.dumps(header).encode()
+    content = struct.pack("<Q", len(text)) + text + bytes(8)
+    give_weights(saved, content)
+    with pytest.raises(CheckpointError):
+        load_agent(ENV_ID, saved)
+    checkpoint.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        read_tensors(checkpoint)
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def as_pickle(evil):
+    return pickle.dumps(evil)
+
+
+def as_torch(evil):
+    file = io.BytesIO()
+    torch.save({"0.weight": evil}, file)
+    return file.getvalue()
+
+
+def as_old_torch(evil):
+    file = io.BytesIO()
+    torch.save({"0.weight": evil}, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+def as_sb3(evil):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data", json.dumps({"policy_class": {":serialized:": ""}}))
+        archive.writestr("policy.pth", as_torch(evil))
+    return file.getvalue()
+
+
+def as_numpy(evil):
+    file = io.BytesIO()
+    np.save(file, np.array([evil], object), allow_pickle=True)
+    return file.getvalue()
+
+
+HOSTILE = [as_pickle, as_torch, as_old_torch, as_sb3, as_numpy]
+
+
+def test_evil_is_evil(tmp_path):
+    """The hostile files do run their code where somebody unpickles them."""
+    for number, make in enumerate((as_pickle, as_torch, as_old_torch)):
+        marker = tmp_path / f"ran {number}"
+        content = io.BytesIO(make(Evil(marker)))
+        if make is as_pickle:
+            pickle.load(content)
+        else:
+            torch.load(content, weights_only=False)
+        assert marker.exists()
+
+
+@pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("place", ["card", "weights", "checkpoint", "checkpoint of a run"])
+def test_hostile_files_are_refused_unopened(saved, checkpoint, tmp_path, make, place):
+    """A pickle, torch file or zip under our names is refused, and its code is not run."""
+    marker = tmp_path / "ran"
+    content = make(Evil(marker))
+    with pytest.raises(CheckpointError):
+        if place == "card":
+            saved.write_bytes(content)
+            load_agent(ENV_ID, saved)
+        elif place == "weights":
+            give_weights(saved, content)
+            load_agent(ENV_ID, saved)
+        else:
+            checkpoint.write_bytes(content)
+            if place == "checkpoint":
+                read_tensors(checkpoint)
+            else:
+                Run(tmp_path, ReinforceConfig(env_id=ENV_ID), resume=True)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "../outside.safetensors",
+        "{parent}/outside.safetensors",
+        "sub/../x.safetensors",
+        "..",
+        ".",
+        "",
+    ]
+    + ["a\0b", "x" * 300, "\ud800", 5, True, [], {}, ["best.json"]],
+    ids=repr,
+)
+def test_a_card_cannot_point_elsewhere(saved, weights):
+    """Only a file beside the card is read, though the one elsewhere has the right hash."""
+    outside = saved.parent.parent / "outside.safetensors"
+    outside.write_bytes(weights_of(saved).read_bytes())
+    if isinstance(weights, str):
+        weights = weights.replace("{parent}", str(saved.parent.parent))
+    rewrite(saved, weights=weights)
+    with pytest.raises(CheckpointError):
+        load_agent(ENV_ID, saved)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [[4097], [4096] * 9, [10**30], [0], [-8], [8.0], ["8"], [True], [[8]], [None]]
+    + ["8", {"8": 8}, {}, 8, True, [float("nan")], [float("inf")], [9], [], [8, 8]],
+    ids=repr,
+)
+def test_other_widths_are_refused(saved, hidden):
+    """Widths that are huge, no widths at all, or not those of the weights."""
+    rewrite(saved, hidden=hidden)
+    with pytest.raises(CheckpointError):
+        load_agent(ENV_ID, saved)
+
+
+@pytest.mark.parametrize(
+    "name", ["schema_version", "algo", "env_id", "env_kwargs", "hidden", "weights", "sha256"]
+)
+def test_every_entry_of_a_card_is_checked(saved, name):
+    """A card is refused where an entry is missing or of another kind."""
+    content = saved.read_text()
+    for value in (None, 5, -1, 1.5, "x", "", [], ["x"], [[]]):
+        rewrite(saved, **{name: value})
+        with pytest.raises(CheckpointError):
+            load_agent(ENV_ID, saved)
+        saved.write_text(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"1",
+        b'"best"',
+        b"\xff\xfe",
+        bytes(100),
+        b"[" * 100_000,
+        b'{"hidden":' * 100_000,
+        b"1" * 100_000,
+    ],
+    ids=lambda content: repr(content[:10]),
+)
+def test_what_is_no_card_is_refused(saved, content):
+    """Whatever a card's file holds, the error is one and the same."""
+    saved.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        load_agent(ENV_ID, saved)
+
+
+def test_a_card_of_the_future_is_refused(saved):
+    """A card of another schema is not guessed at."""
+    rewrite(saved, schema_version=2)
+    with pytest.raises(CheckpointError, match="version"):
+        load_agent(ENV_ID, saved)
+
+
+def test_an_agent_of_another_id_is_refused(saved):
+    """The error names both ids."""
+    with pytest.raises(ValueError, match=r"BulletCartPole-v0.*BalancingPlate-v0"):
+        load_agent("BalancingPlate-v0", saved)
+
+
+@pytest.mark.parametrize(
+    "setting, value",
+    [("seed", 1), ("gamma", 0.5), ("env_kwargs", {"force": 5.0}), ("hidden", (8,))],
+)
+def test_resume_with_other_settings_is_refused(tmp_path, setting, value):
+    """A training goes on with its own settings only; the error names the one that differs."""
+    folder = tmp_path / "run"
+    with Run(folder, ReinforceConfig(env_id=ENV_ID), progress=False) as run:
+        run.checkpoint({})
+    with pytest.raises(CheckpointError, match=setting):
+        Run(folder, ReinforceConfig(env_id=ENV_ID, **{setting: value}), resume=True)
+
+
+def test_a_run_can_be_made_longer(tmp_path):
+    """The number of steps is the one setting that may differ."""
+    folder = tmp_path / "run"
+    with Run(folder, ReinforceConfig(env_id=ENV_ID), progress=False) as run:
+        run.advance(500)
+        run.checkpoint({})
+    longer = ReinforceConfig(env_id=ENV_ID, n_timesteps=10**6)
+    with Run(folder, longer, resume=True, progress=False) as run:
+        assert run.steps == 500
+
+
+def test_a_new_run_never_overwrites_one(tmp_path):
+    """A folder that is there already is refused, and left as it is."""
+    (tmp_path / "run").mkdir()
+    with pytest.raises(FileExistsError):
+        Run(tmp_path / "run", ReinforceConfig(env_id=ENV_ID))
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "disk full")])
+@pytest.mark.parametrize("call, time", [("fsync", 1), ("replace", 1), ("fsync", 2), ("replace", 2)])
+def test_a_save_that_fails_keeps_the_old_agent(saved, monkeypatch, call, time, error):
+    """Stopped at any point, a save leaves the old pair and no temporary file."""
+    before = load_agent(ENV_ID, saved).weights_hash
+    real, calls = getattr(os, call), []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == time:
+            raise error
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(os, call, failing)
+        untrained(1).save(saved)
+    assert len(calls) == time
+    assert load_agent(ENV_ID, saved).weights_hash == before
+    assert not [path for path in saved.parent.iterdir() if ".part" in path.name]
+
+    untrained(1).save(saved)
+    assert load_agent(ENV_ID, saved).weights_hash != before
+    assert len(list(saved.parent.iterdir())) == 2
+
+
+KILL = """
+import os, random, signal, sys, time
+from pathlib import Path
+
+import torch
+from bullet_envs.agents import load_agent
+from bullet_envs.agents.checkpoints import digest, read_tensors, write_tensors
+from bullet_envs.agents.reinforce import ReinforceAgent
+
+torch.set_num_threads(1)
+folder, kills = Path("run"), int(sys.argv[1])
+agents, checkpoints = [], []
+for which in range(2):
+    agents.append(ReinforceAgent("BulletCartPole-v0", {}, (256, 256)))
+    checkpoints.append({"memory": torch.full((200_000,), float(which))})
+
+
+def save(which):
+    write_tensors(folder / "checkpoint.safetensors", checkpoints[which], {"which": which})
+    agents[which].save(folder / "best.json")
+
+
+for which in range(2):
+    save(which)
+    agents[which].weights_hash
+hashes = [agent.weights_hash for agent in agents]
+seen, random_ = set(), random.Random(0)
+for kill in range(kills):
+    child = os.fork()
+    if child == 0:
+        while True:
+            save(0)
+            save(1)
+    time.sleep(random_.uniform(0.005, 0.03))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    seen.add(hashes.index(load_agent("BulletCartPole-v0", folder).weights_hash))
+    tensors, info, _ = read_tensors(folder / "checkpoint.safetensors")
+    assert torch.equal(tensors["memory"], checkpoints[info["which"]]["memory"])
+assert seen == {0, 1}, "the child saved nothing"
+"""
+
+
+def test_kill_while_saving_leaves_readable_files(run_python):
+    """After each of 40 `kill -9` in repeated saves, agent and checkpoint are one of two whole."""
+    done = run_python(KILL, "40")
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_network_is_never_built_for_a_hash_that_is_wrong(saved, monkeypatch):
+    """Damage is found before anything of the file is used."""
+    weights_of(saved).write_bytes(b"damaged")
+    monkeypatch.setattr(ReinforceAgent, "build", lambda agent: pytest.fail("built"))
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_agent(ENV_ID, saved)
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_bundled_agent_is_whole(env_id, algo):
+    """Each bundled card is of its name, with the hash of the one weights file beside it."""
+    from bullet_envs.agents import pretrained_card
+
+    card = pretrained_card(env_id, algo)
+    content = json.loads(card.read_text())
+    assert (content["env_id"], content["algo"]) == (env_id, algo)
+    assert [path.name for path in card.parent.glob(f"{card.stem}-*")] == [content["weights"]]
+    assert load_agent(env_id, algo).weights_hash == content["sha256"]
+    assert {"seed", "steps", "settings", "versions"} <= content.keys()
