@@ -69,9 +69,13 @@ class World:
         # Runs once: at close, when the world is forgotten, or when Python ends.
         self.close = weakref.finalize(self, _disconnect, self.client)
         p.setGravity(0, 0, -GRAVITY, physicsClientId=self.client)
-        p.setTimeStep(1 / control_hz, physicsClientId=self.client)
+        substeps = physics_hz // control_hz
+        # 1 / physics_hz in whole units of 2^-56 s: Bullet divides the period by the sub-steps, and
+        # would lose one now and then (at 220 / 20 Hz, say) if that division were not exact.
+        physics_step = round(2**56 / physics_hz) / 2**56
+        p.setTimeStep(physics_step * substeps, physicsClientId=self.client)
         p.setPhysicsEngineParameter(
-            numSubSteps=physics_hz // control_hz,
+            numSubSteps=substeps,
             numSolverIterations=50,
             # Without it contacts are solved in an order that depends on the client's history.
             deterministicOverlappingPairs=1,

@@ -470,3 +470,23 @@ def test_make_and_close_do_not_leak(env_id):
     # One forgotten client would be 28 MiB, one forgotten body 2.6 kB.
     growth = resident_bytes() - before
     assert growth < 100 * 2000, f"{growth} bytes"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
+def test_resets_do_not_leak(env_id):
+    """Memory stays where it is over thousands of episodes of one environment."""
+    env = gym.make(env_id)
+
+    def live(count):
+        for seed in range(count):
+            env.reset(seed=seed)
+            env.step(0)
+
+    live(500)
+    gc.collect()
+    before = resident_bytes()
+    live(2000)
+    gc.collect()
+    growth = resident_bytes() - before
+    env.close()
+    assert growth < 2000 * 200, f"{growth} bytes"

@@ -481,14 +481,16 @@ def test_passive_plate_loses_energy_to_the_integrator_only():
 
 
 def test_dropped_ball_does_not_bounce():
-    """A ball that falls 2 cm onto a level plate stays down: never off it, under 1 mm into it."""
+    """A ball dropped from up to 10 cm stays down, and sinks no deeper than one step's fall."""
     task = BalancingPlate()
-    start = np.array([task.rest()])
-    start[0, POSITION.stop - 1] += 0.02
-    height = play(task, start, np.zeros((50, 1, 2)))[:, 0, POSITION.stop - 1] - HEIGHT
-    touched = height[np.argmax(height <= 0) :]
-    assert touched.max() <= 0, f"{touched.max()} m"
-    assert touched.min() > -1e-3, f"{touched.min()} m"
+    drops = np.linspace(0.001, 0.1, 100)
+    starts = np.array([task.rest()] * 100)
+    starts[:, POSITION.stop - 1] += drops
+    heights = play(task, starts, np.zeros((50, 100, 2)))[..., POSITION.stop - 1] - HEIGHT
+    touched = np.logical_or.accumulate(heights <= 0)
+    assert touched[-1].all()
+    assert heights[touched].max() <= 0, f"{heights[touched].max()} m"
+    assert np.all(-heights.min(0) < np.sqrt(2 * GRAVITY * drops) / task.physics_hz)
 
 
 @pytest.fixture

@@ -958,7 +958,10 @@ def test_full_disk_for_the_json(tmp_path):
 
 
 def test_an_ffmpeg_that_writes_rubbish_is_noticed(tmp_path, fake_ffmpeg, capfd):
-    fake_ffmpeg('cat >/dev/null; for last; do :; done; echo complaint >&2; echo rubbish > "$last"')
+    fake_ffmpeg(
+        "cat >/dev/null; for last; do :; done; echo complaint >&2; "
+        'case "$last" in *.mp4) echo rubbish > "$last";; esac'
+    )
     fails(tmp_path, "0 frames of 64x48 instead of 4; ffmpeg: complaint", steps=3)
     assert capfd.readouterr() == ("", "")
 
