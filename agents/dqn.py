@@ -79,7 +79,7 @@ class DQNConfig(Config):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "BulletCartPole-v0": {"n_timesteps": 100_000, "eval_freq": 5_000},
+    "BulletCartPole-v0": {"n_timesteps": 100_000, "eval_freq": 5_000, "gamma": 0.99},
     "BalancingPlate-v0": {"n_timesteps": 200_000, "eval_freq": 10_000},
 }
 

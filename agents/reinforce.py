@@ -58,7 +58,7 @@ class ReinforceConfig(Config):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "BulletCartPole-v0": {"n_timesteps": 300_000},
+    "BulletCartPole-v0": {"n_timesteps": 300_000, "learning_rate": 1e-2, "entropy": 0.0},
     "BalancingPlate-v0": {"n_timesteps": 600_000},
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 from . import assets
 from .camera import Camera
 from .task import Effort, State, Task
-from .world import MAX_SPEED, World
+from .world import MAX_PHYSICS_HZ, MAX_SPEED, World
 
 _PLATE = assets.links("balancing_plate.urdf")["plate"]
 _BALL = assets.links("ball.urdf")["ball"]
@@ -81,7 +81,7 @@ class BalancingPlate(Task):
                  start_speed     float  0.05     0 to 1          m/s, half-width, either side
                  start_tilt      float  0.05     0 to 0.3        rad, half-width, either joint
                  drop_height     float  0        0 to 0.1        m, start above the plate
-                 physics_hz      int    100      10 to 1000      a multiple of control_hz
+                 physics_hz      int    100      50 to 1000      a multiple of control_hz
                  control_hz      int    50       10 to 1000
                  continuous      bool   False                    Box in place of Discrete
 
@@ -128,6 +128,8 @@ class BalancingPlate(Task):
     def __post_init__(self) -> None:
         """Check the keywords."""
         super().__post_init__()
+        # More slowly, a ball that is dropped tunnels into the plate and may fall through it.
+        self._require("physics_hz", 50, MAX_PHYSICS_HZ, "Hz", whole=True)
         self._require("torque", 1e-5, 0.05, "N·m")
         self._require("ball_mass", 1e-4, 0.1, "kg")
         self._require("ball_limit", BALL_RADIUS, HALF_SIDE, "m")

@@ -139,7 +139,7 @@ def test_cart_pole_rates_are_those_asked_for(physics_hz, control_hz):
     assert error < 1e-9, error
 
 
-# The last five are pairs of which Bullet's clock, in units of 1/control_hz, loses a step.
+# Of the last five Bullet loses a step where its period is set to 1 / control_hz as it stands.
 @pytest.mark.parametrize(
     ("physics_hz", "control_hz"),
     [
