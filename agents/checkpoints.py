@@ -34,16 +34,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors, their names, shapes and types included."""
-    return hashlib.sha256(save(dict(tensors))).hexdigest()
+def digest(tensors: Mapping[str, Tensor], info: str = "") -> str:
+    """Return the SHA-256 of a text and of tensors, their names, shapes and types included."""
+    return hashlib.sha256(save(dict(tensors), {"info": info})).hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> str:
-    """Write tensors and some JSON into one file and return the tensors' SHA-256."""
-    sha256 = digest(tensors)
-    metadata = {"info": json.dumps(info), "sha256": sha256}
-    write_atomically(path, save(dict(tensors), metadata))
+    """Write tensors and some JSON into one file and return the SHA-256 of both."""
+    text = json.dumps(info)
+    sha256 = digest(tensors, text)
+    write_atomically(path, save(dict(tensors), {"info": text, "sha256": sha256}))
     return sha256
 
 
@@ -60,12 +60,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        info, sha256 = json.loads(metadata["info"]), metadata["sha256"]
+        text, sha256 = metadata["info"], metadata["sha256"]
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of bullet-envs: {error}") from None
-    if digest(tensors) != sha256:
-        raise CheckpointError(f"{path} is damaged: its tensors do not match their SHA-256")
-    return tensors, info, sha256
+    if digest(tensors, text) != sha256:
+        raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256")
+    return tensors, json.loads(text), sha256
 
 
 def learner_tensors(

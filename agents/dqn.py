@@ -76,6 +76,13 @@ class DQNConfig(Config):
         self.require("target_update", int, 1, 10**9)
         self.require("exploration_fraction", float, 0, 1)
         self.require("exploration_final", float, 0, 1)
+        self.require_widths("hidden")
+        window = self.n_steps * self.n_envs
+        for name in ("learning_starts", "buffer_size"):
+            if getattr(self, name) < window:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be at least n_steps * n_envs = {window}"
+                )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import platform
+import re
 from abc import abstractmethod
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 from typing_extensions import Self
 
 from .. import ENV_IDS
+from . import ALGOS
 from .agent import Agent
 from .checkpoints import CheckpointError, load_module, write_atomically
 
@@ -147,6 +149,15 @@ def mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
 
+def are_widths(value: object) -> bool:
+    """Return whether a value is a list of legal widths of hidden layers."""
+    return (
+        isinstance(value, list | tuple)
+        and 1 <= len(value) <= 8
+        and all(type(width) is int and 1 <= width <= 4096 for width in value)
+    )
+
+
 def read_card(path: Path) -> dict[str, Any]:
     """Return a checked card.
 
@@ -158,18 +169,16 @@ def read_card(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no agent at {path}")
     try:
         card = json.loads(path.read_text())
-        sizes = card["hidden"]
         sound = (
             card["schema_version"] == SCHEMA_VERSION
-            and isinstance(card["algo"], str)
+            and card["algo"] in ALGOS
             and card["env_id"] in ENV_IDS
             and isinstance(card["env_kwargs"], dict)
             and isinstance(card["sha256"], str)
-            and Path(card["weights"]).name == card["weights"]
-            and len(sizes) <= 8
-            and all(isinstance(size, int) and 1 <= size <= 4096 for size in sizes)
+            and re.fullmatch(r"[A-Za-z0-9_-]{1,100}\.safetensors", card["weights"])
+            and are_widths(card["hidden"])
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not the card of an agent: {error!r}") from None
     if not sound:
         raise CheckpointError(f"{path} is not the card of an agent that this version can read")

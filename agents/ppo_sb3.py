@@ -67,6 +67,12 @@ class PPOConfig(Config):
         self.require("learning_rate", float, 1e-8, 1)
         self.require("clip_range", float, 1e-8, 1)
         self.require("ent_coef", float, 0, 1)
+        self.require_widths("hidden")
+        rollout = self.n_envs * self.n_steps
+        if rollout % self.batch_size:
+            raise ValueError(
+                f"batch_size={self.batch_size} must divide n_envs * n_steps = {rollout}"
+            )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

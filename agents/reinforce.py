@@ -55,6 +55,7 @@ class ReinforceConfig(Config):
         self.require("gamma", float, 0, 1)
         self.require("learning_rate", float, 1e-8, 1)
         self.require("entropy", float, 0, 1)
+        self.require_widths("hidden")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

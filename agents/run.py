@@ -25,7 +25,7 @@ from typing_extensions import Self
 from .. import ENV_IDS
 from .checkpoints import CheckpointError, read_tensors, write_atomically, write_tensors
 from .evaluation import SELECTION_SEEDS, evaluate
-from .learned import LearnedAgent, versions
+from .learned import LearnedAgent, are_widths, versions
 
 # One thread gives the same weights on any number of cores. Networks this small gain from no more.
 TORCH_THREADS = 1
@@ -77,6 +77,14 @@ class Config:
         if not low <= value <= high:
             raise ValueError(f"{name}={value!r} must lie from {low:g} to {high:g}")
 
+    def require_widths(self, name: str) -> None:
+        """Refuse a setting that is not widths of hidden layers."""
+        if not are_widths(getattr(self, name)):
+            raise ValueError(
+                f"{name}={getattr(self, name)!r} must be 1 to 8 whole numbers from 1 to 4096,"
+                " e.g. (64, 64)"
+            )
+
 
 def derived_seed(*words: int) -> int:
     """Return a 31-bit seed that depends on all words (numpy's SeedSequence)."""
@@ -113,6 +121,8 @@ class Run:
         self._settings = json.loads(json.dumps(dataclasses.asdict(config)))
         if resume:
             self._restore()
+            for leftover in folder.glob(".*.part"):  # of a writer that was killed
+                leftover.unlink()
         else:
             folder.mkdir(parents=True)
             write_atomically(folder / "config.json", json.dumps(self._settings, indent=2).encode())

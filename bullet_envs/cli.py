@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 
 from . import ENV_IDS
 
@@ -123,8 +124,18 @@ def _pair(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def _check_env(options: argparse.Namespace) -> None:
+    """Refuse keywords that the environment does not have."""
+    create: Any = load_env_creator(str(gym.spec(options.env).entry_point))
+    if "render_mode" in (keywords := dict(options.env_kwargs)):
+        raise ValueError("render_mode is for the command to choose; --env-kwargs cannot set it")
+    create(**keywords).close()
+
+
 def _load(options: argparse.Namespace) -> Any:
     from .agents import load_agent
+
+    _check_env(options)
 
     return load_agent(
         options.env, options.algo or options.trained_agent, **dict(options.env_kwargs)
@@ -148,12 +159,18 @@ def _train(options: argparse.Namespace) -> int:
             given[name] = getattr(options, name)
     learner = algorithm(options.algo)
     settings = {**learner.presets.get(options.env, {}), **given}
-    known = learner.config.__dataclass_fields__
+    _check_env(options)
+    known = [
+        name
+        for name in learner.config.__dataclass_fields__
+        if name not in ("env_id", "env_kwargs", "seed")  # these have flags of their own
+    ]
     if unknown := [name for name in settings if name not in known]:
         raise ValueError(f"unknown setting {', '.join(unknown)}; legal: {', '.join(known)}")
     config = learner.config(
         env_id=options.env, env_kwargs=dict(options.env_kwargs), seed=options.seed, **settings
     )
+    learner.agent(config.env_id, config.env_kwargs, config.hidden)  # before anything is written
     folder = _run_folder(options)
     finished, run = _run_training(learner, config, folder, options.resume, options.no_progress)
     print(f"{run.steps} steps in {run.seconds:.0f} s, best return {run.best_return:.1f}: {folder}")
@@ -168,8 +185,8 @@ def _run_folder(options: argparse.Namespace) -> Path:
     """Return the newest run's folder to resume, or the next free one."""
     parent = options.log_folder / options.algo
     stem = f"{options.env}_seed{options.seed}_"
-    taken = [int(path.name.removeprefix(stem)) for path in parent.glob(f"{stem}[0-9]*")]
-    newest = max(taken, default=0)
+    numbers = (path.name.removeprefix(stem) for path in parent.glob(f"{stem}*"))
+    newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
     folder: Path = parent / f"{stem}{newest if options.resume else newest + 1}"
     return folder
 
@@ -205,6 +222,8 @@ def _print_table(returns: dict[str, Any], env_id: str) -> None:
 
 
 def _record(options: argparse.Namespace) -> int:
+    if options.seed < 0:
+        raise ValueError(f"--seed {options.seed} must be 0 or more")
     agent = _load(options)
     path = _film(agent, options.seed, options.output_folder, not options.stochastic)
     print(path)

@@ -1,5 +1,6 @@
 """The Gymnasium protocol for one robot: reset, step, render, copies and clear errors."""
 
+import dataclasses
 import math
 import operator
 import time
@@ -237,19 +238,22 @@ class BulletEnv(gym.Env[Observation, Any]):
         return ResetNeeded(f"{call}() before reset(): call reset() first")
 
 
-class BulletCartPoleEnv(BulletEnv):
-    """See CartPole."""
+class BulletCartPoleEnv(BulletEnv):  # noqa: D101
+    __doc__ = CartPole.__doc__
 
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        super().__init__(CartPole(**options), render_mode)
-
-
-class BalancingPlateEnv(BulletEnv):
-    """See BalancingPlate."""
-
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        super().__init__(BalancingPlate(**options), render_mode)
+    def __init__(self, render_mode: str | None = None, **keywords: Any) -> None:
+        super().__init__(_task(CartPole, keywords), render_mode)
 
 
-BulletCartPoleEnv.__doc__ = CartPole.__doc__
-BalancingPlateEnv.__doc__ = BalancingPlate.__doc__
+class BalancingPlateEnv(BulletEnv):  # noqa: D101
+    __doc__ = BalancingPlate.__doc__
+
+    def __init__(self, render_mode: str | None = None, **keywords: Any) -> None:
+        super().__init__(_task(BalancingPlate, keywords), render_mode)
+
+
+def _task(kind: type[Task], keywords: dict[str, Any]) -> Task:
+    legal = [field.name for field in dataclasses.fields(kind)]
+    if unknown := [name for name in keywords if name not in legal]:
+        raise TypeError(f"unknown keyword {', '.join(unknown)}; legal: {', '.join(legal)}")
+    return kind(**keywords)

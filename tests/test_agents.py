@@ -36,9 +36,9 @@ TINY = {
 }
 # Longer ones, so that a signal falls into their middle.
 SHORT = {
-    "reinforce": {"n_timesteps": 15_000, "eval_freq": 3000, "hidden": (16,)},
-    "dqn": {"n_timesteps": 3000, "eval_freq": 600, "learning_starts": 300, "hidden": (16,)},
-    "ppo": {"n_timesteps": 10_000, "eval_freq": 2000, "n_steps": 32, "hidden": (16,)},
+    "reinforce": {"n_timesteps": 10_000, "eval_freq": 2000, "hidden": (16,)},
+    "dqn": {"n_timesteps": 2500, "eval_freq": 500, "learning_starts": 300, "hidden": (16,)},
+    "ppo": {"n_timesteps": 5000, "eval_freq": 1000, "n_steps": 32, "hidden": (16,)},
 }
 
 
@@ -660,7 +660,7 @@ CELLS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo, env_id", CELLS, ids="-".join)
+@pytest.mark.parametrize("algo, env_id", CELLS)
 def test_learns(tmp_path, algo, env_id):
     """From nothing to a mean of >= 475 over 30 starts that it never saw."""
     settings = {**algorithm(algo).presets[env_id], **CELLS[algo, env_id], "solved_evaluations": 1}
