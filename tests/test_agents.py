@@ -638,6 +638,29 @@ def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, signals):
     assert outcome(broken / name)["steps"] >= SHORT[algo]["n_timesteps"]
 
 
+def test_dqn_remembers_what_happened(tmp_path, monkeypatch):
+    """Each transition leads to the next; one that ends leads to where the pole fell, not on."""
+    memory = []
+    add = ReplayMemory.add
+
+    def adding(self, **columns):
+        memory.append({name: values.copy() for name, values in columns.items()})
+        add(self, **columns)
+
+    monkeypatch.setattr(ReplayMemory, "add", adding)
+    settings = {**TINY["dqn"], "n_timesteps": 400, "eval_freq": 400}
+    train("dqn", tmp_path / "run", **settings)
+    assert len(memory) == 50
+    ends = 0
+    for step, following in itertools.pairwise(memory):
+        for row, ended in enumerate(step["ended"]):
+            after, then = step["next_observations"][row], following["observations"][row]
+            assert np.array_equal(after, then) == (not ended)
+            assert step["terminated"][row] == (abs(after[0]) > 2.4 or abs(after[2]) > 0.2094)
+            ends += ended
+    assert ends > 5
+
+
 @pytest.mark.parametrize("algo", ALGOS)
 def test_resuming_what_is_finished_changes_nothing(tmp_path, algo):
     """A finished training, resumed, is finished at once with the same files."""
