@@ -36,7 +36,9 @@ results: venv ## train every agent with every seed and rewrite the README's tabl
 
 films: venv ## film the bundled agents
 	for env in BulletCartPole-v0 BalancingPlate-v0; do for algo in reinforce dqn ppo; do \
-		$(BIN)/bullet-envs record --gif --env $$env --algo $$algo || exit 1; done; done
+		$(BIN)/bullet-envs record --env $$env --algo $$algo || exit 1; done; done
+	$(BIN)/bullet-envs record --gif --env BulletCartPole-v0 --algo dqn
+	$(BIN)/bullet-envs record --gif --env BalancingPlate-v0 --algo reinforce
 
 format: venv ## format and fix what can be fixed
 	$(BIN)/ruff check --fix-only .

@@ -130,6 +130,20 @@ def test_hash_is_of_the_file(saved):
     assert agent.weights_hash == hashlib.sha256(weights_of(saved).read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("name", ["v1.0", "my best agent", "a.b-c_d", "größe", "x" * 90, "-"])
+def test_a_saved_agent_can_be_loaded(tmp_path, name):
+    """Whatever name save() takes, load_agent() takes too."""
+    agent = untrained()
+    path = tmp_path / f"{name}.json"
+    try:
+        agent.save(path)
+    except ValueError as error:
+        assert "name" in str(error)
+        assert not list(tmp_path.iterdir())
+    else:
+        assert load_agent(ENV_ID, path).weights_hash == agent.weights_hash
+
+
 def test_saving_again_leaves_two_files(saved):
     """An agent saved over another removes its weights and touches nothing else."""
     neighbour = saved.with_name("better-12345678.safetensors")
