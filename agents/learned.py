@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import platform
-import re
 from abc import abstractmethod
 from importlib.metadata import version
 from pathlib import Path
@@ -135,7 +134,7 @@ class GreedyAgent(LearnedAgent):
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
         """Return the action with the largest output per row."""
         with torch.no_grad():
-            outputs = self.network(torch.as_tensor(observations))
+            outputs = self.network(torch.as_tensor(observations, dtype=torch.float32))
         actions: npt.NDArray[Any] = outputs.argmax(dim=1).numpy()
         return actions
 
@@ -147,6 +146,19 @@ def mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
     for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+
+def is_plain_name(value: object) -> bool:
+    """Return whether a value is the name of a weights file in the folder of its card."""
+    if not isinstance(value, str):
+        return False
+    fits = len(value.encode()) <= 255  # raises ValueError for what no file can be called
+    return (
+        fits
+        and Path(value).name == value
+        and value.isprintable()
+        and value.endswith(".safetensors")
+    )
 
 
 def are_widths(value: object) -> bool:
@@ -175,7 +187,7 @@ def read_card(path: Path) -> dict[str, Any]:
             and card["env_id"] in ENV_IDS
             and isinstance(card["env_kwargs"], dict)
             and isinstance(card["sha256"], str)
-            and re.fullmatch(r"[A-Za-z0-9_-]{1,100}\.safetensors", card["weights"])
+            and is_plain_name(card["weights"])
             and are_widths(card["hidden"])
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:

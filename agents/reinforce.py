@@ -74,7 +74,7 @@ class ReinforceAgent(GreedyAgent):
         if deterministic:
             return super().act(observations, deterministic)
         with torch.no_grad():
-            logits = self.network(torch.as_tensor(observations))
+            logits = self.network(torch.as_tensor(observations, dtype=torch.float32))
             actions: npt.NDArray[Any] = Categorical(logits=logits).sample().numpy()
         return actions
 

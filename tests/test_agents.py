@@ -594,15 +594,15 @@ def arguments_of(algo, env_id, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "algo, env_id, signals",
+    "algo, env_id, number",
     [
-        ("reinforce", "BalancingPlate-v0", [signal.SIGINT]),
-        ("dqn", "BulletCartPole-v0", [signal.SIGTERM]),
-        ("ppo", "BulletCartPole-v0", [signal.SIGINT, signal.SIGINT]),
+        ("reinforce", "BalancingPlate-v0", signal.SIGINT),
+        ("dqn", "BulletCartPole-v0", signal.SIGTERM),
+        ("ppo", "BulletCartPole-v0", signal.SIGINT),
     ],
-    ids=lambda value: value if isinstance(value, str) else "+".join(s.name for s in value),
+    ids=str,
 )
-def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, signals):
+def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, number):
     """A training stopped by a signal and resumed ends with the weights of an unbroken one."""
     name = f"{algo}/{env_id}_seed5_1"
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
@@ -616,15 +616,13 @@ def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, signals):
     deadline = time.monotonic() + 100
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    for number in signals:
-        process.send_signal(number)
+    process.send_signal(number)
     printed, complained = process.communicate(timeout=100)
 
     # It stopped in the middle, said how to go on, and left nothing torn.
     assert process.returncode == 130, complained
     assert "Traceback" not in complained
-    if len(signals) == 1:
-        assert "--resume" in complained and str(broken / name) in printed
+    assert "--resume" in complained and str(broken / name) in printed
     _, info, _ = read_tensors(checkpoint)
     assert 0 < info["steps"] < SHORT[algo]["n_timesteps"]
     stopped = load_agent(env_id, broken / name)
@@ -636,6 +634,36 @@ def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, signals):
     assert main(arguments_of(algo, env_id, unbroken)) == 0
     assert outcome(broken / name) == outcome(unbroken / name)
     assert outcome(broken / name)["steps"] >= SHORT[algo]["n_timesteps"]
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, capsys, algo):
+    """Ctrl-C twice breaks off at once with code 130; the last checkpoint is resumed from."""
+    monkeypatch.chdir(tmp_path)
+    settings = [f"{name}:{value}" for name, value in TINY[algo].items()]
+    command = ["train", "--algo", algo, "--env", "BulletCartPole-v0", "--no-progress"]
+    command += ["-params", *settings, "solved_evaluations:0"]
+    before = signal.getsignal(signal.SIGINT)
+    log, stopped_at = Run.log, []
+
+    def logging(run, scalars):
+        log(run, scalars)
+        if (run.folder / "checkpoint.safetensors").exists():
+            stopped_at.append(run.steps)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("it went on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", logging)
+        assert main(command) == 130
+    assert len(stopped_at) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+    assert main([*command, "--resume"]) == 0
+    assert main(command) == 0
+    broken, unbroken = sorted((tmp_path / "runs" / algo).iterdir())
+    assert outcome(broken) == outcome(unbroken)
 
 
 def test_dqn_remembers_what_happened(tmp_path, monkeypatch):

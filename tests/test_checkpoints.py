@@ -516,15 +516,21 @@ def test_resume_with_other_settings_is_refused(tmp_path, setting, value):
         Run(folder, ReinforceConfig(env_id=ENV_ID, **{setting: value}), resume=True)
 
 
-def test_a_run_can_be_made_longer(tmp_path):
-    """The number of steps is the one setting that may differ."""
+def test_a_run_is_resumed_where_it_was(tmp_path):
+    """All counters come back; the number of steps is the one setting that may differ."""
     folder = tmp_path / "run"
     with Run(folder, ReinforceConfig(env_id=ENV_ID), progress=False) as run:
         run.advance(500)
-        run.checkpoint({})
+        run.best_return, run.solved_in_a_row = 123.5, 1
+        run.checkpoint({"a": torch.arange(3)})
+        run.advance(77)
+        seconds = run.seconds
     longer = ReinforceConfig(env_id=ENV_ID, n_timesteps=10**6)
     with Run(folder, longer, resume=True, progress=False) as run:
-        assert run.steps == 500
+        assert (run.steps, run.best_return, run.solved_in_a_row) == (500, 123.5, 1)
+        assert equal(run.restored, {"a": torch.arange(3)})
+        assert 0 < run.seconds < seconds + 60
+        assert not run.finished
 
 
 def test_resuming_sweeps_up_after_a_kill(tmp_path):
