@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -20,7 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from torch import nn
 
 import bullet_envs
-from bullet_envs.agents import ALGOS, CONTROLLERS, algorithm, load_agent, pretrained_card
+from bullet_envs.agents import ALGOS, CONTROLLERS, algorithm, load_agent, matrix, pretrained_card
 from bullet_envs.agents.checkpoints import digest, read_tensors
 from bullet_envs.agents.dqn import Batch, ReplayMemory, epsilon_at, td_target
 from bullet_envs.agents.evaluation import evaluate, run_episodes
@@ -656,7 +657,11 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, capsys, algo):
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "log", logging)
-        assert main(command) == 130
+        try:
+            code = main(command)
+        except KeyboardInterrupt:
+            pytest.fail("Ctrl-C came through")  # as it is, it would end pytest
+    assert code == 130
     assert len(stopped_at) == 1
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -741,3 +746,40 @@ def test_bundled_agent_was_trained_as_anyone_can(env_id, algo):
     card = json.loads(pretrained_card(env_id, algo).read_text())
     assert card["settings"] == json.loads(json.dumps(dataclasses.asdict(config)))
     assert card["env_kwargs"] == {}
+
+
+def test_bundled_agents_are_those_of_the_results(env_id):
+    """Five seeds of each algorithm solve the id; seed 0 is the one bundled, whatever its score."""
+    rows = [row for row in matrix.read_rows(matrix.CSV_PATH) if row["env_id"] == env_id]
+    for algo in ALGOS:
+        cells = {int(row["seed"]): row for row in rows if row["algo"] == algo}
+        assert sorted(cells) == [0, 1, 2, 3, 4]
+        assert min(float(row["mean"]) for row in cells.values()) >= 475
+        card = json.loads(pretrained_card(env_id, algo).read_text())
+        assert (card["seed"], card["sha256"]) == (0, cells[0]["sha256"])
+        assert card["returns"]["mean"] == float(cells[0]["mean"])
+
+
+def test_bundled_results_are_the_readmes():
+    """The table of the README is what `make results` writes, to the letter."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    rows = matrix.read_rows(matrix.CSV_PATH)
+    assert len(rows) == 34
+    assert matrix.table(rows) in readme
+    assert matrix.with_table(readme, rows) == readme
+
+
+def test_table_shows_the_worst_seed():
+    """A line has the lowest mean, the lowest return and the slowest training of its seeds."""
+    names = ("env_id", "algo", "seed", "steps", "seconds", "mean", "worst")
+    cells = [
+        ("BulletCartPole-v0", "random", "", "", "", "20.25", "8.0"),
+        ("BulletCartPole-v0", "dqn", "0", "20000", "10.6", "500.0", "500.0"),
+        ("BulletCartPole-v0", "dqn", "1", "101999", "57.1", "490.3", "317.0"),
+        ("BulletCartPole-v0", "dqn", "2", "5000", "9.0", "495.0", "316.0"),
+    ]
+    lines = matrix.table([dict(zip(names, cell, strict=True)) for cell in cells]).splitlines()
+    assert lines[2:] == [
+        "| BulletCartPole-v0 | random | 20.2 | 8 | | | |",
+        "| BulletCartPole-v0 | dqn | 490.3 | 316 | 3 | 5 k to 101 k | 57 |",
+    ]
