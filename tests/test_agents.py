@@ -710,7 +710,7 @@ def test_resuming_what_is_finished_changes_nothing(tmp_path, algo):
 # What is changed in the presets, for speed.
 CELLS = {
     ("reinforce", "BalancingPlate-v0"): {"n_timesteps": 300_000, "learning_rate": 5e-3},
-    ("dqn", "BulletCartPole-v0"): {"n_timesteps": 100_000, "eval_freq": 2500},
+    ("dqn", "BulletCartPole-v0"): {},
     ("ppo", "BalancingPlate-v0"): {"n_timesteps": 100_000, "eval_freq": 5000},
 }
 
@@ -723,7 +723,7 @@ def test_learns(tmp_path, algo, env_id):
     run, _ = train(algo, tmp_path / "run", env_id, **settings)
     returns = evaluate(load_agent(env_id, tmp_path / "run"), range(30))
     assert returns.mean() >= 475, (run.steps, returns)
-    assert run.steps < settings["n_timesteps"], "it never solved all 20 selection episodes"
+    assert run.solved, "it never solved all 20 selection episodes"
 
 
 @pytest.mark.slow
