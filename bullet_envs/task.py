@@ -156,7 +156,9 @@ class Task:
             ValueError: a name is unknown or the state is not one to start from.
         """
         if not isinstance(named, Mapping):
-            raise TypeError(f"state {named!r} must be a dict such as {self.state_names[0]!r}: 0.1")
+            raise TypeError(
+                f"state {named!r} must be a dict such as {{{self.state_names[0]!r}: 0.1}}"
+            )
         unknown = [name for name in named if name not in self.state_names]
         if unknown:
             raise ValueError(f"state has no {unknown}; its names are {', '.join(self.state_names)}")
