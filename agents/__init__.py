@@ -16,6 +16,7 @@ __all__ = [
     "Agent",
     "Algorithm",
     "algorithm",
+    "controllers_of",
     "load_agent",
     "pretrained_card",
 ]
@@ -28,6 +29,11 @@ _MODULES = {
 }
 ALGOS = tuple(_MODULES)
 CONTROLLERS = ("lqr", "random")
+
+
+def controllers_of(env_id: str) -> tuple[str, ...]:
+    """Return the controllers for an id: the LQR needs to be told the state."""
+    return tuple(name for name in CONTROLLERS if name != "lqr" or "Pixels" not in env_id)
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,11 @@ def load_agent(env_id: str, agent: str | os.PathLike[str], **env_kwargs: Any) ->
     if env_id not in ENV_IDS:
         raise ValueError(f"env_id={env_id!r} must be one of {', '.join(ENV_IDS)}")
     if agent in CONTROLLERS:
+        if agent not in controllers_of(env_id):
+            raise ValueError(
+                f"agent={agent!r} acts on the state and cannot see: use it on"
+                f" {env_id.replace('Pixels', '')}, or one of {', '.join(ALGOS)} here"
+            )
         from .controllers import LQR, RandomAgent
 
         return (LQR if agent == "lqr" else RandomAgent)(env_id, env_kwargs)

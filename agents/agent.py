@@ -6,6 +6,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.wrappers import FrameStackObservation
+
+from .wrappers import ActionRepeat
 
 
 class Agent(ABC):
@@ -14,14 +17,28 @@ class Agent(ABC):
     Args:
         env_id: the id of its environment.
         env_kwargs: the keywords that its environment is made with.
+        frame_stack: observations it sees at once, the latest last. Pictures always come in a stack,
+            be it of one.
+        action_repeat: actions of the environment per action of its own.
     """
 
     algo: str
     weights_hash: str | None = None
 
-    def __init__(self, env_id: str, env_kwargs: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        env_id: str,
+        env_kwargs: dict[str, Any] | None = None,
+        frame_stack: int = 1,
+        action_repeat: int = 1,
+    ) -> None:
         self.env_id = env_id
         self.env_kwargs = env_kwargs or {}
+        self.frame_stack = frame_stack
+        self.action_repeat = action_repeat
+        with self.make_env() as env:
+            self.observation_space: gym.Space[Any] = env.observation_space
+            self.action_space: gym.Space[Any] = env.action_space
 
     @abstractmethod
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
@@ -46,18 +63,24 @@ class Agent(ABC):
             The action, or a batch of them, and ``state``.
         """
         observation = np.asarray(observation)
-        if observation.ndim > self._observation_ndim():
+        if observation.ndim > len(self.observation_space.shape or ()):
             return self.act(observation, deterministic), state
         return self.act(observation[None], deterministic)[0], state
 
     def make_env(self, **kwargs: Any) -> gym.Env[Any, Any]:
-        """Make the environment that the agent acts in.
+        """Make the environment that the agent acts in, :meth:`wrap` included.
 
         Args:
             **kwargs: for ``gym.make``, e.g. ``render_mode="rgb_array"``; they win over the
                 keywords that the agent was trained with.
         """
-        return gym.make(f"bullet_envs:{self.env_id}", **{**self.env_kwargs, **kwargs})
+        return self.wrap(gym.make(f"bullet_envs:{self.env_id}", **{**self.env_kwargs, **kwargs}))
 
-    def _observation_ndim(self) -> int:
-        return 1
+    def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        """Add the action repeat and the frame stack that the agent needs to a bare environment."""
+        is_picture = len(env.observation_space.shape or ()) == 3
+        if self.action_repeat > 1:
+            env = ActionRepeat(env, self.action_repeat)
+        if self.frame_stack > 1 or is_picture:
+            env = FrameStackObservation(env, self.frame_stack)
+        return env

@@ -85,9 +85,22 @@ class DQNConfig(Config):
                 )
 
 
+_PICTURES = {
+    "frame_stack": 3,
+    "action_repeat": 2,
+    "eval_freq": 10_000,
+    "buffer_size": 50_000,
+    "gradient_steps": 2,
+    "batch_size": 64,
+    "n_steps": 5,
+    "gamma": 0.97,
+    "learning_rate": 5e-4,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 100_000, "eval_freq": 5_000, "gamma": 0.99},
     "BalancingPlate-v0": {"n_timesteps": 200_000, "eval_freq": 10_000},
+    "BulletCartPolePixels-v0": {"n_timesteps": 300_000, **_PICTURES},
+    "BalancingPlatePixels-v0": {"n_timesteps": 400_000, **_PICTURES},
 }
 
 
@@ -119,39 +132,92 @@ class Batch:
 class ReplayMemory:
     """The latest transitions of each environment, in the order of time.
 
+    Every observation is kept once, as the latest of its stack: a stack is put together from the
+    observations before it, and what follows an action is what the next one begins with.
+
     Args:
         size: transitions in all.
         n_envs: environments.
-        shape: of an observation.
+        space: of an observation.
+        frame_stack: observations in a stack; with 1 the space is of a single one.
     """
 
-    def __init__(self, size: int, n_envs: int, shape: tuple[int, ...]) -> None:
-        self.length = size // n_envs
+    def __init__(self, size: int, n_envs: int, space: gym.Space[Any], frame_stack: int) -> None:
+        shape = space.shape or ()
+        # Pictures come in stacks always, states only if asked to.
+        self._stacked = frame_stack > 1 or len(shape) == 4
+        self._frame_stack = frame_stack
+        self.length = size // n_envs + 1  # and a place for the latest observation
         times = (self.length, n_envs)
         self.columns: dict[str, npt.NDArray[Any]] = {
-            "observations": np.zeros((*times, *shape), np.float32),
-            "next_observations": np.zeros((*times, *shape), np.float32),
+            "frames": np.zeros((*times, *shape[self._stacked :]), space.dtype),
+            "ages": np.zeros(times, np.int32),  # actions since the first of the episode
             "actions": np.zeros(times, np.int64),
             "rewards": np.zeros(times, np.float32),
             "terminated": np.zeros(times, np.bool_),
             "ended": np.zeros(times, np.bool_),
         }
+        # The last observation of an episode that was cut off, by the time and row of its action.
+        self.finals: dict[tuple[int, int], npt.NDArray[Any]] = {}
         self.added = 0
 
-    def add(self, **transition: npt.NDArray[Any]) -> None:
-        """Remember a transition of every environment; each column has shape (n_envs, ...)."""
-        for name, values in transition.items():
-            self.columns[name][self.added % self.length] = values
+    def begin(self, observations: npt.NDArray[Any]) -> None:
+        """Begin an episode in every environment."""
+        now = self.added % self.length
+        self.columns["frames"][now] = self._latest(observations)
+        self.columns["ages"][now] = 0
+
+    def add(
+        self,
+        actions: npt.NDArray[Any],
+        rewards: npt.NDArray[Any],
+        terminated: npt.NDArray[np.bool_],
+        truncated: npt.NDArray[np.bool_],
+        following: npt.NDArray[Any],
+        finals: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Remember a transition of every environment.
+
+        Args:
+            actions: shape (n_envs,).
+            rewards: shape (n_envs,).
+            terminated: shape (n_envs,).
+            truncated: shape (n_envs,).
+            following: what the next actions begin with, of a new episode after an end.
+            finals: last observations of the episodes that ended, by row.
+        """
+        now, then = self.added % self.length, (self.added + 1) % self.length
+        ended = terminated | truncated
+        for name, values in (
+            ("actions", actions),
+            ("rewards", rewards),
+            ("terminated", terminated),
+            ("ended", ended),
+        ):
+            self.columns[name][now] = values
+        for row in range(len(ended)):
+            self.finals.pop((now, row), None)
+        for row in np.flatnonzero(truncated & ~terminated).tolist():
+            assert finals is not None
+            self.finals[now, row] = self._latest(finals[row][None])[0].copy()
+        self.columns["frames"][then] = self._latest(following)
+        self.columns["ages"][then] = np.where(ended, 0, self.columns["ages"][now] + 1)
         self.added += 1
+
+    def _latest(self, observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return observations[:, -1] if self._stacked else observations
 
     def cut(self) -> None:
         """End every running episode here, as a time limit would."""
-        self.columns["ended"][(self.added - 1) % self.length] = True
+        last, now = (self.added - 1) % self.length, self.added % self.length
+        for row in np.flatnonzero(~self.columns["ended"][last]):
+            self.finals[last, int(row)] = self.columns["frames"][now, row].copy()
+        self.columns["ended"][last] = True
 
     def sample(self, rows: int, n_steps: int, gamma: float, rng: np.random.Generator) -> Batch:
         """Return random windows of up to ``n_steps`` that stop at the end of an episode."""
-        # The newest windows are not complete yet.
-        oldest = max(0, self.added - self.length)
+        # The newest windows are not complete yet, and the oldest stacks no longer are.
+        oldest = max(0, self.added - self.length + self._frame_stack)
         start = rng.integers(oldest, self.added - n_steps + 1, rows)
         env = rng.integers(0, self.columns["ended"].shape[1], rows)
         returns = np.zeros(rows, np.float32)
@@ -167,23 +233,65 @@ class ReplayMemory:
         first = start % self.length
         continues = ~self.columns["terminated"][last, env]
         return Batch(
-            torch.from_numpy(self.columns["observations"][first, env]),
+            torch.from_numpy(self._observations(first, env)),
             torch.from_numpy(self.columns["actions"][first, env]),
             torch.from_numpy(returns),
-            torch.from_numpy(self.columns["next_observations"][last, env]),
+            torch.from_numpy(self._next_observations(last, env)),
             torch.from_numpy(discount * continues),
         )
 
+    def _observations(
+        self, time: npt.NDArray[np.int64], env: npt.NDArray[np.int64]
+    ) -> npt.NDArray[Any]:
+        """Return observations; before the first of an episode its stack repeats that."""
+        frames: npt.NDArray[Any] = self.columns["frames"]
+        if not self._stacked:
+            chosen: npt.NDArray[Any] = frames[time, env]
+            return chosen
+        back = np.minimum(np.arange(self._frame_stack)[::-1], self.columns["ages"][time, env, None])
+        stacks: npt.NDArray[Any] = frames[(time[:, None] - back) % self.length, env[:, None]]
+        return stacks
+
+    def _next_observations(
+        self, time: npt.NDArray[np.int64], env: npt.NDArray[np.int64]
+    ) -> npt.NDArray[Any]:
+        """Return what followed; after a termination, where nobody looks, anything."""
+        following: npt.NDArray[Any] = self.columns["frames"][(time + 1) % self.length, env]
+        for index, key in enumerate(zip(time.tolist(), env.tolist(), strict=True)):
+            if key in self.finals:
+                following[index] = self.finals[key]
+        if not self._stacked:
+            return following
+        # The stack of the action, without its oldest and with what followed.
+        back = np.minimum(
+            np.arange(self._frame_stack - 1)[::-1], self.columns["ages"][time, env, None]
+        )
+        earlier = self.columns["frames"][(time[:, None] - back) % self.length, env[:, None]]
+        return np.concatenate([earlier, following[:, None]], axis=1)
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the content for a checkpoint."""
-        filled = min(self.added, self.length)
-        tensors = {f"memory.{k}": torch.tensor(v[:filled]) for k, v in self.columns.items()}
-        return {**tensors, "memory.added": torch.tensor(self.added)}
+        filled = min(self.added + 1, self.length)
+        tensors = {f"memory.{k}": torch.from_numpy(v[:filled]) for k, v in self.columns.items()}
+        frame = self.columns["frames"][0, 0]
+        finals = np.array(list(self.finals.values()), frame.dtype).reshape(-1, *frame.shape)
+        places = np.array(list(self.finals), np.int64).reshape(-1, 2)
+        return {
+            **tensors,
+            "memory.finals": torch.from_numpy(finals),
+            "memory.final_places": torch.from_numpy(places),
+            "memory.added": torch.tensor(self.added),
+        }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Undo :meth:`tensors`."""
         content = below(tensors, "memory")
         self.added = int(content.pop("added"))
+        finals = content.pop("finals").numpy()
+        places = content.pop("final_places").tolist()
+        self.finals = {
+            (time, row): final for (time, row), final in zip(places, finals, strict=True)
+        }
         for name, tensor in content.items():
             self.columns[name][: len(tensor)] = tensor.numpy()
 
@@ -214,25 +322,23 @@ def td_target(q_network: nn.Module, target_network: nn.Module, batch: Batch) -> 
 def train(config: DQNConfig, run: Run) -> DQNAgent:
     """Train until the run is finished and return the agent as it is then."""
     torch.manual_seed(derived_seed(config.seed))
-    agent = DQNAgent(config.env_id, config.env_kwargs, config.hidden)
+    agent = DQNAgent(*config.of_agent)
     q_network, target_network = agent.network, agent.build()
     target_network.load_state_dict(q_network.state_dict())
     modules = {"q": q_network, "target": target_network}
     optimiser = torch.optim.Adam(q_network.parameters(), config.learning_rate, fused=True)
-    memory = ReplayMemory(config.buffer_size, config.n_envs, agent.observation_space.shape)  # type: ignore[arg-type]
+    memory = ReplayMemory(
+        config.buffer_size, config.n_envs, agent.observation_space, config.frame_stack
+    )
     updates = 0
     if run.restored is not None:
         restore_learner(run.restored, modules, optimiser)
         memory.restore(run.restored)
         updates = int(run.restored["updates"])
-    envs = gym.make_vec(
-        f"bullet_envs:{config.env_id}",
-        config.n_envs,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-        **config.env_kwargs,
+    envs = gym.vector.SyncVectorEnv(
+        [agent.make_env] * config.n_envs, autoreset_mode=AutoresetMode.SAME_STEP
     )
-    n_actions = envs.single_action_space.n  # type: ignore[attr-defined]
+    n_actions = agent.action_space.n  # type: ignore[attr-defined]
     recent_returns: deque[float] = deque(maxlen=100)
     losses: deque[float] = deque(maxlen=100)
 
@@ -241,6 +347,7 @@ def train(config: DQNConfig, run: Run) -> DQNAgent:
         rng = np.random.default_rng(derived_seed(config.seed, run.steps))
         seeds = [derived_seed(config.seed, run.steps, row) for row in range(config.n_envs)]
         observations, _ = envs.reset(seed=seeds)  # type: ignore[arg-type]
+        memory.begin(observations)
         returns = np.zeros(config.n_envs)
         while not (run.evaluation_due or run.stopped):
             progress = run.steps / config.n_timesteps
@@ -248,20 +355,11 @@ def train(config: DQNConfig, run: Run) -> DQNAgent:
             actions = agent.act(observations, deterministic=True)
             exploring = rng.random(config.n_envs) < epsilon
             actions = np.where(exploring, rng.integers(0, n_actions, config.n_envs), actions)
-            following, rewards, terminated, truncated, infos = envs.step(actions)
+            observations, rewards, terminated, truncated, infos = envs.step(actions)
             ended = terminated | truncated
-            next_observations = following.copy()
-            for row in np.flatnonzero(ended):
-                next_observations[row] = infos["final_obs"][row]
             memory.add(
-                observations=observations,
-                next_observations=next_observations,
-                actions=actions,
-                rewards=rewards,
-                terminated=terminated,
-                ended=ended,
+                actions, rewards, terminated, truncated, observations, infos.get("final_obs")
             )
-            observations = following
             returns += rewards
             recent_returns.extend(returns[ended])
             returns[ended] = 0

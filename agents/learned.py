@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
@@ -21,9 +22,13 @@ from .. import ENV_IDS
 from . import ALGOS
 from .agent import Agent
 from .checkpoints import CheckpointError, load_module, write_atomically
+from .vision import Keypoints
 
 SCHEMA_VERSION = 1
-_IDENTITY = ("schema_version", "algo", "env_id", "env_kwargs", "hidden", "weights", "sha256")
+_IDENTITY = (
+    *("schema_version", "algo", "env_id", "env_kwargs", "renderer", "frame_stack"),
+    *("action_repeat", "hidden", "weights", "sha256"),
+)
 
 
 class LearnedAgent(Agent):
@@ -33,6 +38,8 @@ class LearnedAgent(Agent):
         env_id: the id of its environment.
         env_kwargs: the keywords that its environment is made with.
         hidden: widths of the hidden layers.
+        frame_stack: observations it sees at once.
+        action_repeat: actions of the environment per action of its own.
 
     ``facts`` is what its card says of its training: seed, settings, steps, seconds, versions and
     returns.
@@ -41,17 +48,36 @@ class LearnedAgent(Agent):
     network: nn.Module
 
     def __init__(
-        self, env_id: str, env_kwargs: dict[str, Any] | None, hidden: tuple[int, ...]
+        self,
+        env_id: str,
+        env_kwargs: dict[str, Any] | None,
+        hidden: tuple[int, ...],
+        frame_stack: int = 1,
+        action_repeat: int = 1,
     ) -> None:
-        super().__init__(env_id, env_kwargs)
+        super().__init__(env_id, env_kwargs, frame_stack, action_repeat)
         self.hidden = hidden
         self.facts: dict[str, Any] = {}
-        with self.make_env() as env:
-            self.observation_space = env.observation_space
-            self.action_space = env.action_space
-            assert env.spec is not None and env.spec.max_episode_steps is not None
-            self.time_limit = env.spec.max_episode_steps
         self.network = self.build()
+
+    @property
+    def time_limit(self) -> int:
+        """The number of actions after which the environment truncates an episode."""
+        limit = gym.spec(self.env_id).max_episode_steps
+        assert limit is not None
+        return limit
+
+    @property
+    def renderer(self) -> str | None:
+        """What draws the pictures that the agent sees, None if it sees none."""
+        if self.observation_space.dtype != np.uint8:
+            return None
+        return str(self.env_kwargs.get("renderer", "tiny"))
+
+    def tensor(self, observations: npt.NDArray[Any]) -> torch.Tensor:
+        """Return a batch of observations as the network takes it."""
+        is_picture = self.observation_space.dtype == np.uint8
+        return torch.as_tensor(observations, dtype=torch.uint8 if is_picture else torch.float32)
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -76,6 +102,9 @@ class LearnedAgent(Agent):
             "algo": self.algo,
             "env_id": self.env_id,
             "env_kwargs": self.env_kwargs,
+            "renderer": self.renderer,
+            "frame_stack": self.frame_stack,
+            "action_repeat": self.action_repeat,
             "hidden": list(self.hidden),
             "weights": weights_path.name,
             "sha256": sha256,
@@ -110,7 +139,13 @@ class LearnedAgent(Agent):
             weights = load(content)
         except SafetensorError as error:
             raise CheckpointError(f"{weights_path} is not a safetensors file: {error}") from None
-        agent = cls(card["env_id"], {**card["env_kwargs"], **env_kwargs}, tuple(card["hidden"]))
+        agent = cls(
+            card["env_id"],
+            {**card["env_kwargs"], **env_kwargs},
+            tuple(card["hidden"]),
+            card["frame_stack"],
+            card["action_repeat"],
+        )
         load_module(agent.network, weights)
         agent.facts = {name: fact for name, fact in card.items() if name not in _IDENTITY}
         agent.weights_hash = card["sha256"]
@@ -118,25 +153,35 @@ class LearnedAgent(Agent):
 
 
 class GreedyAgent(LearnedAgent):
-    """A multilayer perceptron whose largest output is the action."""
+    """A network whose largest output is the action."""
 
     def build(self) -> nn.Module:
-        """Return a perceptron from the observation to a number per Discrete action.
+        """Return a network from the observation to a number per Discrete action.
 
         Raises:
             ValueError: the environment's actions are not Discrete.
         """
         if not isinstance(self.action_space, gym.spaces.Discrete):
             raise ValueError(f"{self.algo} needs Discrete actions, not {self.action_space}")
-        inputs = int(self.observation_space.shape[0])  # type: ignore[index]
-        return mlp(inputs, self.hidden, int(self.action_space.n))
+        return build_network(self.observation_space, self.hidden, int(self.action_space.n))
 
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
         """Return the action with the largest output per row."""
         with torch.no_grad():
-            outputs = self.network(torch.as_tensor(observations, dtype=torch.float32))
+            outputs = self.network(self.tensor(observations))
         actions: npt.NDArray[Any] = outputs.argmax(dim=1).numpy()
         return actions
+
+
+def build_network(space: gym.Space[Any], hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """Return a perceptron on the observation, or on the keypoints of a stack of pictures."""
+    shape = space.shape or ()
+    if len(shape) == 1:
+        return mlp(shape[0], hidden, outputs)
+    if len(shape) == 2:  # a stack of states
+        return nn.Sequential(nn.Flatten(), mlp(shape[0] * shape[1], hidden, outputs))
+    eyes = Keypoints(shape)
+    return nn.Sequential(eyes, mlp(eyes.outputs, hidden, outputs))
 
 
 def mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
@@ -189,6 +234,10 @@ def read_card(path: Path) -> dict[str, Any]:
             and isinstance(card["sha256"], str)
             and is_plain_name(card["weights"])
             and are_widths(card["hidden"])
+            and all(
+                type(card[name]) is int and 1 <= card[name] <= 64
+                for name in ("frame_stack", "action_repeat")
+            )
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not the card of an agent: {error!r}") from None

@@ -4,54 +4,85 @@ Train and evaluate every cell that the CSV lacks, alone on the machine (``make r
 
     python -m bullet_envs.agents.matrix
 
-A cell's seconds are the wall-clock time of its whole training. The agent of seed 0, whatever its
-score, is the one that is bundled.
+A cell's seconds are the wall-clock time of its whole training. The agent that is bundled is that of
+the first seed that solved the environment, or of seed 0. Ctrl-C stops, the same command goes on.
+Two such commands may run at once on different cells, e.g. with ``--algos ppo`` and ``--algos dqn``.
 """
 
 import argparse
-import csv
-import tempfile
+import shutil
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
 from .. import ENV_IDS
-from . import ALGOS, CONTROLLERS, algorithm, load_agent, pretrained_card
+from . import ALGOS, CONTROLLERS, algorithm, controllers_of, load_agent, pretrained_card
 from .checkpoints import write_atomically
 from .evaluation import EVALUATION_SEEDS, evaluate
 from .run import Run
+from .tables import read_rows, with_section, write_rows
 
+PICTURE_SEEDS = range(3)
 SEEDS = range(5)
-BUNDLED_SEED = 0
 COLUMNS = ("env_id", "algo", "seed", "steps", "seconds", "mean", "std", "worst", "sha256")
 CSV_PATH = Path(__file__).parent / "results.csv"
+CURVE_COLUMNS = ("env_id", "algo", "seed", "steps", "return")
+CURVES_PATH = Path(__file__).parent / "curves.csv"
 
 
 def main() -> None:
     """Fill the CSV, bundle the agents and rewrite the table of a README."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--csv", type=Path, default=CSV_PATH)
+    parser.add_argument("--curves", type=Path, default=CURVES_PATH)
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--plot", type=Path, default=Path("docs/curves.png"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/results"))
+    parser.add_argument("--envs", nargs="+", choices=ENV_IDS, default=list(ENV_IDS))
+    names = (*CONTROLLERS, *ALGOS)
+    parser.add_argument("--algos", nargs="+", choices=names, default=list(names))
     options = parser.parse_args()
+    for env_id, algo, seed in cells():
+        done = {cell_of(row) for row in read_rows(options.csv)}
+        if env_id in options.envs and algo in options.algos and (env_id, algo, seed) not in done:
+            if algo in CONTROLLERS:
+                _add(options.csv, COLUMNS, [_controller_row(env_id, algo)])
+            else:
+                _train_cell(env_id, algo, seed, options)
     rows = read_rows(options.csv)
-    done = {(row["env_id"], row["algo"], int(row["seed"] or 0)) for row in rows}
-    for env_id in ENV_IDS:
-        for algo in (*CONTROLLERS, *ALGOS):
-            for seed in options.seeds if algo in ALGOS else [0]:
-                if (env_id, algo, seed) in done:
-                    continue
-                row = (
-                    _controller_row(env_id, algo)
-                    if algo in CONTROLLERS
-                    else _cell(env_id, algo, seed)
-                )
-                rows.append(row)
-                _write_rows(options.csv, rows)
+    plot(read_rows(options.curves), options.plot)
     text = options.readme.read_text()
-    write_atomically(options.readme, with_table(text, rows).encode())
+    write_atomically(options.readme, with_section(text, "results", table(rows)).encode())
+
+
+def cells() -> list[tuple[str, str, int]]:
+    """Return id, agent and seed of every row, in the order of the table."""
+    return [
+        (env_id, algo, seed)
+        for env_id in ENV_IDS
+        for algo in (*controllers_of(env_id), *ALGOS)
+        for seed in (_seeds(env_id) if algo in ALGOS else [0])
+    ]
+
+
+def _seeds(env_id: str) -> range:
+    return PICTURE_SEEDS if "Pixels" in env_id else SEEDS
+
+
+def cell_of(row: dict[str, Any]) -> tuple[str, str, int]:
+    """Return id, agent and seed of a row."""
+    return row["env_id"], row["algo"], int(row["seed"] or 0)
+
+
+def _add(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """Add rows to a CSV that another process may have added to."""
+    order = {cell: place for place, cell in enumerate(cells())}
+    everything = [row for row in read_rows(path) if cell_of(row) != cell_of(rows[0])] + rows
+    everything.sort(key=lambda row: (order[cell_of(row)], int(row["steps"] or 0)))
+    write_rows(path, columns, everything)
 
 
 def _controller_row(env_id: str, algo: str) -> dict[str, Any]:
@@ -60,31 +91,47 @@ def _controller_row(env_id: str, algo: str) -> dict[str, Any]:
     return {**facts, **_score(returns)}
 
 
-def _cell(env_id: str, algo: str, seed: int) -> dict[str, Any]:
+def _train_cell(env_id: str, algo: str, seed: int, options: argparse.Namespace) -> None:
     learner = algorithm(algo)
     config = learner.config(env_id=env_id, seed=seed, **learner.presets[env_id])
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / "run"
-        with Run(folder, config) as run:
-            learner.train(config, run)
-            seconds = run.seconds
-        if run.stopped:
-            raise KeyboardInterrupt
-        agent: Any = load_agent(env_id, folder)
-        score = _score(evaluate(agent))
-        if seed == BUNDLED_SEED:
-            path = pretrained_card(env_id, algo)
-            agent.facts["returns"] = {**score, "episodes": len(EVALUATION_SEEDS)}
-            agent.save(path)
-    return {
-        "env_id": env_id,
-        "algo": algo,
-        "seed": seed,
+    folder = options.runs / f"{env_id}-{algo}-{seed}"
+    begun = (folder / "checkpoint.safetensors").is_file()
+    if folder.exists() and not begun:
+        shutil.rmtree(folder)
+    with Run(folder, config, resume=begun) as run:
+        learner.train(config, run)
+        seconds = run.seconds
+    if run.stopped:
+        raise KeyboardInterrupt
+    agent: Any = load_agent(env_id, folder)
+    score = _score(evaluate(agent))
+    facts = {"env_id": env_id, "algo": algo, "seed": seed}
+    curve = [
+        {**facts, "steps": row["time/total_timesteps"], "return": row["eval/mean_reward"]}
+        for row in read_rows(folder / "progress.csv")
+        if row["eval/mean_reward"]
+    ]
+    _add(options.curves, CURVE_COLUMNS, curve)
+    row = {
+        **facts,
         "steps": run.steps,
         "seconds": round(seconds, 1),
         **score,
         "sha256": agent.weights_hash,
     }
+    _add(options.csv, COLUMNS, [row])
+    if bundled_seed(read_rows(options.csv), env_id, algo) == seed:
+        agent.facts["returns"] = {**score, "episodes": len(EVALUATION_SEEDS)}
+        agent.save(pretrained_card(env_id, algo))
+    shutil.rmtree(folder)
+
+
+def bundled_seed(rows: list[dict[str, Any]], env_id: str, algo: str) -> int:
+    """Return the first seed that solved the environment, or else the first."""
+    solved = gym.spec(env_id).reward_threshold or 0
+    mine = [row for row in rows if (row["env_id"], row["algo"]) == (env_id, algo)]
+    seeds = [int(row["seed"]) for row in mine if float(row["mean"]) >= solved]
+    return min(seeds, default=0)
 
 
 def _score(returns: npt.NDArray[np.float64]) -> dict[str, float]:
@@ -93,19 +140,6 @@ def _score(returns: npt.NDArray[np.float64]) -> dict[str, float]:
         "std": round(float(returns.std()), 1),
         "worst": float(returns.min()),
     }
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of the CSV, none if there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    lines = [",".join(COLUMNS), *(",".join(str(row[name]) for name in COLUMNS) for row in rows)]
-    write_atomically(path, "\n".join([*lines, ""]).encode())
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -117,28 +151,44 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for env_id in ENV_IDS:
         for algo in (*CONTROLLERS, *ALGOS):
-            cells = [row for row in rows if (row["env_id"], row["algo"]) == (env_id, algo)]
-            if not cells:
+            mine = [row for row in rows if (row["env_id"], row["algo"]) == (env_id, algo)]
+            if not mine:
                 continue
-            mean = min(float(row["mean"]) for row in cells)
-            worst = min(float(row["worst"]) for row in cells)
+            mean = min(float(row["mean"]) for row in mine)
+            worst = min(float(row["worst"]) for row in mine)
             line = f"| {env_id} | {algo} | {mean:.1f} | {worst:.0f} |"
             if algo in ALGOS:
-                steps = [int(row["steps"]) // 1000 for row in cells]
-                seconds = max(float(row["seconds"]) for row in cells)
-                line += f" {len(cells)} | {min(steps)} k to {max(steps)} k | {seconds:.0f} |"
+                steps = [int(row["steps"]) // 1000 for row in mine]
+                seconds = max(float(row["seconds"]) for row in mine)
+                line += f" {len(mine)} | {min(steps)} k to {max(steps)} k | {seconds:.0f} |"
             else:
                 line += " | | |"
             lines.append(line)
     return "\n".join(lines)
 
 
-def with_table(text: str, rows: list[dict[str, Any]]) -> str:
-    """Return a text with the table between its two marks."""
-    begin, end = "<!-- results -->", "<!-- /results -->"
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{table(rows)}\n{end}{after}" if rest else text
+def plot(curves: list[dict[str, Any]], path: Path) -> None:
+    """Draw the learning curve of every seed, a panel per id and algorithm."""
+    from matplotlib.figure import Figure
+
+    env_ids = [env_id for env_id in ENV_IDS if any(row["env_id"] == env_id for row in curves)]
+    if not env_ids:
+        return
+    figure = Figure(figsize=(10, 2.6 * len(env_ids)), layout="constrained")
+    panels = figure.subplots(len(env_ids), len(ALGOS), squeeze=False, sharey=True)
+    for line, env_id in zip(panels, env_ids, strict=True):
+        for panel, algo in zip(line, ALGOS, strict=True):
+            for seed in _seeds(env_id):
+                mine = [row for row in curves if cell_of(row) == (env_id, algo, seed)]
+                steps = [int(row["steps"]) / 1000 for row in mine]
+                panel.plot(steps, [float(row["return"]) for row in mine], label=f"seed {seed}")
+            panel.axhline(475, color="grey", linewidth=0.8, linestyle="--")
+            panel.set(title=f"{env_id}, {algo}", xlabel="environment steps (thousands)")
+            panel.title.set_fontsize(9)
+        line[0].set_ylabel("return of 20 episodes")
+        line[-1].legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Run ``bullet-envs train --algo ppo --env BalancingPlate-v0``: about a minute on 
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3 import PPO
@@ -20,11 +21,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule, set_random_seed
+from torch import Tensor
 
 from .checkpoints import learner_tensors, restore_learner
 from .learned import LearnedAgent
 from .run import Config, Run, derived_seed
+from .vision import Keypoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +79,31 @@ class PPOConfig(Config):
             )
 
 
+_PICTURES = {"frame_stack": 3, "action_repeat": 2, "eval_freq": 20_480, "n_epochs": 6}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 200_000},
     "BalancingPlate-v0": {"n_timesteps": 300_000},
+    "BulletCartPolePixels-v0": {"n_timesteps": 1_000_000, **_PICTURES},
+    "BalancingPlatePixels-v0": {"n_timesteps": 2_000_000, **_PICTURES},
 }
+
+
+class KeypointsExtractor(BaseFeaturesExtractor):
+    """:class:`~bullet_envs.agents.vision.Keypoints` as SB3 wants a features extractor.
+
+    Args:
+        observation_space: of a stack of pictures, uint8 of shape (frames, height, width, 3).
+    """
+
+    def __init__(self, observation_space: gym.Space[Any]) -> None:
+        eyes = Keypoints(observation_space.shape or ())
+        super().__init__(observation_space, eyes.outputs)
+        self.eyes = eyes
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return the features, shape (rows, features_dim)."""
+        features: Tensor = self.eyes(observations)
+        return features
 
 
 class PPOAgent(LearnedAgent):
@@ -87,13 +112,21 @@ class PPOAgent(LearnedAgent):
     algo = "ppo"
     network: ActorCriticPolicy
 
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """What SB3 builds the policy from, e.g. ``PPO("MlpPolicy", env, policy_kwargs=...)``."""
+        kwargs: dict[str, Any] = {"net_arch": list(self.hidden)}
+        if self.renderer is not None:
+            kwargs["features_extractor_class"] = KeypointsExtractor
+        return kwargs
+
     def build(self) -> ActorCriticPolicy:
         """Return a new policy, built as ``PPO("MlpPolicy")`` builds its own."""
         policy = ActorCriticPolicy(
             self.observation_space,
             self.action_space,
             lambda _: 0.0,
-            net_arch=list(self.hidden),
+            **self.policy_kwargs,
         )
         policy.set_training_mode(False)
         return policy
@@ -160,10 +193,8 @@ class _RunWriter(KVWriter):
 def train(config: PPOConfig, run: Run) -> PPOAgent:
     """Train until the run is finished and return the agent as it is then."""
     set_random_seed(derived_seed(config.seed))
-    agent = PPOAgent(config.env_id, config.env_kwargs, config.hidden)
-    envs = make_vec_env(
-        f"bullet_envs:{config.env_id}", config.n_envs, env_kwargs=dict(config.env_kwargs)
-    )
+    agent = PPOAgent(*config.of_agent)
+    envs = make_vec_env(agent.make_env, config.n_envs)
     model = PPO(
         "MlpPolicy",
         envs,
@@ -175,7 +206,7 @@ def train(config: PPOConfig, run: Run) -> PPOAgent:
         gae_lambda=config.gae_lambda,
         clip_range=LinearSchedule(config.clip_range, 0.0, 1.0),
         ent_coef=config.ent_coef,
-        policy_kwargs={"net_arch": list(config.hidden)},
+        policy_kwargs=agent.policy_kwargs,
         device="cpu",
     )
     if run.restored is not None:

@@ -26,7 +26,7 @@ from torch.distributions import Categorical
 
 from .checkpoints import learner_tensors, restore_learner
 from .evaluation import run_episodes
-from .learned import GreedyAgent, mlp
+from .learned import GreedyAgent, build_network
 from .run import Config, Run, derived_seed
 
 
@@ -74,7 +74,7 @@ class ReinforceAgent(GreedyAgent):
         if deterministic:
             return super().act(observations, deterministic)
         with torch.no_grad():
-            logits = self.network(torch.as_tensor(observations, dtype=torch.float32))
+            logits = self.network(self.tensor(observations))
             actions: npt.NDArray[Any] = Categorical(logits=logits).sample().numpy()
         return actions
 
@@ -107,8 +107,8 @@ def policy_loss(logits: Tensor, actions: Tensor, advantages: Tensor, entropy: fl
 def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
     """Train until the run is finished and return the agent as it is then."""
     torch.manual_seed(derived_seed(config.seed))
-    agent = ReinforceAgent(config.env_id, config.env_kwargs, config.hidden)
-    baseline = mlp(agent.observation_space.shape[0], config.hidden, 1)  # type: ignore[index]
+    agent = ReinforceAgent(*config.of_agent)
+    baseline = build_network(agent.observation_space, config.hidden, 1)
     modules: dict[str, nn.Module] = {"policy": agent.network, "baseline": baseline}
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     optimiser = torch.optim.Adam(parameters, config.learning_rate)
@@ -122,7 +122,7 @@ def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
         seeds = [derived_seed(config.seed, run.steps, row) for row in range(len(envs))]
         episodes = run_episodes(envs, lambda batch: agent.act(batch, deterministic=False), seeds)
 
-        observations = torch.as_tensor(np.concatenate([e.observations for e in episodes]))
+        observations = agent.tensor(np.concatenate([e.observations for e in episodes]))
         actions = torch.as_tensor(np.concatenate([e.actions for e in episodes]))
         returns = torch.as_tensor(
             np.concatenate([returns_to_go(e.rewards, config.gamma) for e in episodes])

@@ -43,6 +43,8 @@ class Config:
         eval_freq: environment steps between evaluations; each is followed by a checkpoint.
         solved_evaluations: stop after so many evaluations in a row in which all 20 episodes
             lasted to the time limit; 0 never stops early.
+        frame_stack: observations that the agent sees at once, 1 to 64.
+        action_repeat: steps of the environment that each action lasts, 1 to 64.
     """
 
     env_id: str
@@ -51,6 +53,8 @@ class Config:
     n_timesteps: int = 100_000
     eval_freq: int = 10_000
     solved_evaluations: int = 2
+    frame_stack: int = 1
+    action_repeat: int = 1
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -65,6 +69,14 @@ class Config:
         self.require("n_timesteps", int, 1, 10**9)
         self.require("eval_freq", int, 1, 10**9)
         self.require("solved_evaluations", int, 0, 1000)
+        self.require("frame_stack", int, 1, 64)
+        self.require("action_repeat", int, 1, 64)
+
+    @property
+    def of_agent(self) -> tuple[Any, ...]:
+        """What a :class:`LearnedAgent` is made of, in the order of its arguments."""
+        hidden = self.hidden  # type: ignore[attr-defined]
+        return self.env_id, self.env_kwargs, hidden, self.frame_stack, self.action_repeat
 
     def require(self, name: str, kind: type, low: float, high: float) -> None:
         """Refuse a setting that is not a number of a kind within ``low`` and ``high``."""
@@ -183,8 +195,9 @@ class Run:
         """Whether ``eval_freq`` steps have passed since the last evaluation."""
         return self.steps >= min(self._next_evaluation, self.config.n_timesteps)
 
-    def advance(self, steps: int) -> None:
-        """Count environment steps."""
+    def advance(self, actions: int) -> None:
+        """Count the environment steps that so many actions of the agent took, at most."""
+        steps = actions * self.config.action_repeat
         self.steps += steps
         self._bar.update(steps)
 

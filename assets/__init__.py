@@ -41,7 +41,8 @@ def _link(element: ElementTree.Element) -> Link:
         texts = [default if found is None else found.attrib[name] for name in attributes]
         return tuple(float(word) for text in texts for word in text.split())
 
-    sphere = element.find("visual/geometry/sphere") is not None
+    first = element.find("visual/geometry")
+    sphere = first is not None and first.find("sphere") is not None
     return Link(
         mass=numbers("inertial/mass", "value")[0],
         inertia=numbers("inertial/inertia", "ixx", "iyy", "izz"),

@@ -9,18 +9,27 @@ import gymnasium as gym
 
 __version__ = "0.1.0"
 
-_ENTRY_POINTS = {
-    "BulletCartPole-v0": "bullet_envs.env:BulletCartPoleEnv",
-    "BalancingPlate-v0": "bullet_envs.env:BalancingPlateEnv",
+_CART_POLE, _PLATE = "bullet_envs.env:BulletCartPoleEnv", "bullet_envs.env:BalancingPlateEnv"
+_REGISTRY: dict[str, tuple[str, dict[str, Any]]] = {
+    "BulletCartPole-v0": (_CART_POLE, {}),
+    "BalancingPlate-v0": (_PLATE, {}),
+    "BulletCartPolePixels-v0": (_CART_POLE, {"observer": "pixels"}),
+    "BalancingPlatePixels-v0": (_PLATE, {"observer": "pixels"}),
 }
-ENV_IDS = tuple(_ENTRY_POINTS)
+ENV_IDS = tuple(_REGISTRY)
 
 
 def register_envs() -> None:
     """Register every id with Gymnasium. Calling it again changes nothing."""
-    for env_id, entry_point in _ENTRY_POINTS.items():
+    for env_id, (entry_point, kwargs) in _REGISTRY.items():
         if env_id not in gym.registry:
-            gym.register(env_id, entry_point, max_episode_steps=500, reward_threshold=475.0)
+            gym.register(
+                env_id,
+                entry_point,
+                max_episode_steps=500,
+                reward_threshold=475.0,
+                kwargs=dict(kwargs),
+            )
 
 
 def __getattr__(name: str) -> Any:

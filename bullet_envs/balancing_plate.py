@@ -62,6 +62,13 @@ class BalancingPlate(Task):
                  Low and high are before the division. They are where one action can lead past an
                  end at Bullet's greatest speed. The ball's spin follows from its rolling.
 
+    Pixels       With ``observer="pixels"``, the default of BalancingPlatePixels-v0, the
+                 observation is instead one picture, Box(0, 255, (64, 64, 3), uint8): a view from
+                 straight above, 0.42 m across. A mast on the plate, drawn only, carries a red
+                 tip, 0.3 m above it, which moves with the tilt. The picture is drawn
+                 from the state alone, so speeds must be told from several.
+                 Its keywords: :class:`~bullet_envs.observers.PixelObserver`.
+
     Reward       1 per action, the last one included; at most 500.
 
     Start        in the plate's own axes the ball rests at U(-0.05, 0.05) m and rolls at
@@ -114,6 +121,10 @@ class BalancingPlate(Task):
         *("ball_vx", "ball_vy", "ball_vz"),
         *("ball_wx", "ball_wy", "ball_wz"),
     )
+    observed_names: ClassVar[tuple[str, ...]] = (
+        *("ball_x", "ball_y", "ball_z", "ball_vx", "ball_vy", "ball_vz"),
+        *("pitch", "roll", "pitch_rate", "roll_rate"),
+    )
     directions: ClassVar[tuple[tuple[int, ...], ...]] = ((-1, -1), (-1, 1), (1, -1), (1, 1))
     observation_scale: ClassVar[tuple[float, ...]] = (
         *(0.05, 0.05, 0.05),  # m
@@ -122,7 +133,10 @@ class BalancingPlate(Task):
         *(0.3, 0.3),  # rad/s
     )
     video_camera: ClassVar[Camera] = Camera(
-        eye=(0.18, -0.48, 0.36), target=(0.0, 0.0, -0.035), fov=40.0
+        eye=(0.24, -0.66, 0.46), target=(0.0, 0.0, 0.08), fov=38.0
+    )
+    agent_camera: ClassVar[Camera] = Camera(
+        eye=(0.03, 0.03, 0.9), target=(0.03, 0.03, 0.0), fov=26.3, shadow=False, up=(0.0, 1.0, 0.0)
     )
 
     def __post_init__(self) -> None:

@@ -44,6 +44,12 @@ class CartPole(Task):
                  The bounds are where one action can lead past a limit at Bullet's greatest speed.
                  The observation is the whole state.
 
+    Pixels       With ``observer="pixels"``, the default of BulletCartPolePixels-v0, the
+                 observation is instead one picture, Box(0, 255, (64, 64, 3), uint8): a side view
+                 1.6 m across that follows the cart. The rail's colours show where the cart is.
+                 The picture is drawn from the state alone, so speeds must be told from several.
+                 Its keywords: :class:`~bullet_envs.observers.PixelObserver`.
+
     Reward       1 per action, the last one included; at most 500.
 
     Start        each of the four columns ~ U(-0.05, 0.05).
@@ -77,8 +83,14 @@ class CartPole(Task):
     start_range: float = 0.05
 
     state_names: ClassVar[tuple[str, ...]] = ("x", "x_dot", "theta", "theta_dot")
+    observed_names: ClassVar[tuple[str, ...]] = state_names
     directions: ClassVar[tuple[tuple[int, ...], ...]] = ((-1,), (1,))
     video_camera: ClassVar[Camera] = Camera(eye=(0.0, -5.0, 1.4), target=(0.0, 0.0, 0.2), fov=41.0)
+    # Rolled by 25 degrees: an upright edge moves whole pixels or not at all, a slanted one shows
+    # every fraction of a pixel somewhere along its length.
+    agent_camera: ClassVar[Camera] = Camera(
+        eye=(0.0, -6.0, 1.0), target=(0.0, 0.0, 0.3), fov=15.2, shadow=False, up=(0.423, 0.0, 0.906)
+    )
 
     def __post_init__(self) -> None:
         """Check the keywords."""
@@ -113,6 +125,10 @@ class CartPole(Task):
     def observe(self, state: State) -> State:
         """Return the state: it is all there is to see."""
         return state
+
+    def followed(self, state: State) -> tuple[float, float, float]:
+        """Return the cart's position (m)."""
+        return state[0], 0.0, 0.0
 
     def failed(self, state: State) -> Any:
         """Return whether cart or pole is past its limit."""

@@ -15,6 +15,7 @@ from . import ENV_IDS
 # Known without importing the agents, which would load torch.
 ALGOS = ("reinforce", "dqn", "ppo")
 AGENTS = (*ALGOS, "lqr", "random")
+PIXEL_IDS = tuple(env_id for env_id in ENV_IDS if "Pixels" in env_id)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except ModuleNotFoundError as error:
         parser.error(f"{error}: pip install 'bullet-envs[agents]'")
+    except BrokenPipeError:  # the reader, "| head", has seen enough
+        return 0
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         # These carry a sentence for the user; a line break would hide it in scripts.
         parser.error(" ".join(str(error).split()))
@@ -81,6 +84,16 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output-folder", type=Path, default=Path("videos"))
     command.add_argument("--gif", action="store_true", help="also a small GIF of the first 5 s")
     command.set_defaults(command=_record)
+
+    command = commands.add_parser(
+        "observability", help="whether pictures carry the state: an LQR on what a network sees"
+    )
+    command.add_argument("--env", choices=PIXEL_IDS, required=True)
+    command.add_argument("--size", type=int, default=64, help="of a picture, in pixels")
+    command.add_argument("--stride", type=int, default=2, help="actions between pictures")
+    command.add_argument("--supersampling", type=int, default=1)
+    command.add_argument("--eval-episodes", type=int, default=100)
+    command.set_defaults(command=_observability)
 
     command = commands.add_parser("demo", help="train, evaluate and film in about a minute")
     command.add_argument("-f", "--log-folder", type=Path, default=Path("runs/demo"))
@@ -146,7 +159,8 @@ def _list(options: argparse.Namespace) -> int:
     for env_id in ENV_IDS:
         spec = gym.spec(env_id)
         print(f"{env_id}: {spec.max_episode_steps} actions, solved at {spec.reward_threshold:g}")
-        print(f"    agents: {', '.join(AGENTS)}")
+        agents = [name for name in AGENTS if name != "lqr" or "Pixels" not in env_id]
+        print(f"    agents: {', '.join(agents)}")
     return 0
 
 
@@ -170,7 +184,7 @@ def _train(options: argparse.Namespace) -> int:
     config = learner.config(
         env_id=options.env, env_kwargs=dict(options.env_kwargs), seed=options.seed, **settings
     )
-    learner.agent(config.env_id, config.env_kwargs, config.hidden)  # before anything is written
+    learner.agent(*config.of_agent)  # before anything is written
     folder = _run_folder(options)
     finished, run = _run_training(learner, config, folder, options.resume, options.no_progress)
     print(f"{run.steps} steps in {run.seconds:.0f} s, best return {run.best_return:.1f}: {folder}")
@@ -238,13 +252,13 @@ def _film(agent: Any, seed: int, folder: Path, deterministic: bool = True) -> Pa
     from . import Recorder
 
     prefix = f"{agent.algo}-start{seed}"
-    env = Recorder(
-        agent.make_env(render_mode="rgb_array"),
-        str(folder / agent.env_id),
-        name_prefix=prefix,
-        agent_hash=agent.weights_hash,
+    bare = gym.make(agent.env_id, render_mode="rgb_array", **agent.env_kwargs)
+    recorder = Recorder(
+        bare, str(folder / agent.env_id), name_prefix=prefix, agent_hash=agent.weights_hash
     )
-    with env, tqdm(desc="filming", unit="frame", mininterval=0.5) as bar:
+    # Around the recorder, so that the film has every frame of an action that is repeated.
+    env = agent.wrap(recorder)
+    with env, tqdm(desc="filming", unit="action", mininterval=0.5) as bar:
         observation, _ = env.reset(seed=seed)
         ended = False
         while not ended:
@@ -275,6 +289,16 @@ def _gif(film: Path) -> Path:
         path, save_all=True, append_images=pictures[1:], duration=round(2000 / fps), loop=0
     )
     return path
+
+
+def _observability(options: argparse.Namespace) -> int:
+    from .agents.observability import measure, table
+
+    row = measure(
+        options.env, options.size, options.stride, options.supersampling, options.eval_episodes
+    )
+    print(table([row]))
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The Gymnasium protocol for one robot: reset, step, render, copies and clear errors."""
 
 import dataclasses
+import inspect
 import math
 import operator
 import time
@@ -16,10 +17,11 @@ from gymnasium.logger import warn
 from .balancing_plate import BalancingPlate
 from .camera import Studio
 from .cart_pole import CartPole
+from .observers import OBSERVERS, Observer, PixelObserver, StateObserver
 from .task import Effort, Scene, State, Task
 from .world import World
 
-Observation = npt.NDArray[np.float32]
+Observation = npt.NDArray[Any]
 
 
 class BulletEnv(gym.Env[Observation, Any]):
@@ -27,6 +29,7 @@ class BulletEnv(gym.Env[Observation, Any]):
 
     Args:
         task: the problem.
+        observer: what the agent is shown of its states.
         render_mode: ``"rgb_array"`` for pictures, ``"human"`` for a window, or None.
 
     Raises:
@@ -35,17 +38,18 @@ class BulletEnv(gym.Env[Observation, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 50}  # noqa: RUF012
 
-    def __init__(self, task: Task, render_mode: str | None = None) -> None:
+    def __init__(self, task: Task, observer: Observer, render_mode: str | None = None) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(
                 f"render_mode={render_mode!r} must be None or one of"
                 f" {self.metadata['render_modes']}"
             )
         self.task = task
+        self.observer = observer
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": task.control_hz}
         self.action_space = task.action_space
-        self.observation_space = task.observation_space  # type: ignore[assignment]
+        self.observation_space = observer.space
         self._efforts: list[Effort] = [
             tuple(task.greatest_effort * sign for sign in direction)
             for direction in task.directions
@@ -124,10 +128,10 @@ class BulletEnv(gym.Env[Observation, Any]):
         except BaseException:  # Ctrl-C
             self._discard_engine()
             raise
-        columns, reward, self._ended = self.task.outcome(state)
+        reward, self._ended = self.task.outcome(state)
         if self.render_mode == "human":
             self.render()
-        return np.array(columns, np.float32), reward, self._ended, False, {}
+        return self.observer.observe(state), reward, self._ended, False, {}
 
     def state(self) -> dict[str, float]:
         """Return the full state by name, in SI units, fit for ``reset(options={"state": ...})``.
@@ -141,7 +145,11 @@ class BulletEnv(gym.Env[Observation, Any]):
         return dict(zip(self.task.state_names, self._state, strict=True))
 
     def render(self) -> npt.NDArray[np.uint8] | None:
-        """Return a picture, uint8 of shape (360, 480, 3), or show the state in the window.
+        """Return a picture, or show the state in the window.
+
+        Returns:
+            uint8 of shape (360, 480, 3); with ``observer="pixels"`` of shape (360, 848, 3), the
+            observation enlarged to its right. None in a window.
 
         Raises:
             ResetNeeded: there has been no reset.
@@ -157,7 +165,8 @@ class BulletEnv(gym.Env[Observation, Any]):
         if self._studio is None:
             self._studio = Studio(self.task, gui=human)
         if not human:
-            return self._studio.draw(self._state, self.task.video_camera)
+            picture = self._studio.draw(self._state, self.task.video_camera)
+            return self.observer.beside(picture, self._state)
         self._studio.pose(self._state)
         # The window shows the motion at its true speed.
         now = time.monotonic()
@@ -172,6 +181,7 @@ class BulletEnv(gym.Env[Observation, Any]):
         if self._studio is not None:
             self._studio.close()
         self._studio = None
+        self.observer.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind: a copy builds its own and goes on from the same state."""
@@ -200,7 +210,7 @@ class BulletEnv(gym.Env[Observation, Any]):
 
     def _observation(self) -> Observation:
         assert self._state is not None
-        return np.array(self.task.observe(self._state), np.float32)
+        return self.observer.observe(self._state)
 
     def _effort(self, action: Any) -> Effort:
         """Return the force or torques that an action asks for."""
@@ -242,18 +252,26 @@ class BulletCartPoleEnv(BulletEnv):  # noqa: D101
     __doc__ = CartPole.__doc__
 
     def __init__(self, render_mode: str | None = None, **keywords: Any) -> None:
-        super().__init__(_task(CartPole, keywords), render_mode)
+        super().__init__(*_problem(CartPole, **keywords), render_mode)
 
 
 class BalancingPlateEnv(BulletEnv):  # noqa: D101
     __doc__ = BalancingPlate.__doc__
 
     def __init__(self, render_mode: str | None = None, **keywords: Any) -> None:
-        super().__init__(_task(BalancingPlate, keywords), render_mode)
+        super().__init__(*_problem(BalancingPlate, **keywords), render_mode)
 
 
-def _task(kind: type[Task], keywords: dict[str, Any]) -> Task:
-    legal = [field.name for field in dataclasses.fields(kind)]
+def _problem(kind: type[Task], observer: str = "state", **keywords: Any) -> tuple[Task, Observer]:
+    """Return the task and the observer that the keywords of an environment ask for."""
+    if observer not in OBSERVERS:
+        raise ValueError(f"observer={observer!r} must be one of {', '.join(OBSERVERS)}")
+    of_task = [field.name for field in dataclasses.fields(kind)]
+    of_pixels = list(inspect.signature(PixelObserver).parameters)[1:]
+    legal = ["observer", *of_task, *(of_pixels if observer == "pixels" else [])]
     if unknown := [name for name in keywords if name not in legal]:
         raise TypeError(f"unknown keyword {', '.join(unknown)}; legal: {', '.join(legal)}")
-    return kind(**keywords)
+    task = kind(**{name: keywords.pop(name) for name in of_task if name in keywords})
+    if observer == "pixels":
+        return task, PixelObserver(task, **keywords)
+    return task, StateObserver(task)

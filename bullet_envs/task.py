@@ -59,9 +59,11 @@ class Task:
 
     gravity: ClassVar[float] = GRAVITY
     state_names: ClassVar[tuple[str, ...]]
+    observed_names: ClassVar[tuple[str, ...]]  # of the columns that ``observe`` returns
     # What each Discrete action does, in units of the greatest effort.
     directions: ClassVar[tuple[tuple[int, ...], ...]]
     video_camera: ClassVar[Camera]
+    agent_camera: ClassVar[Camera]
 
     def __post_init__(self) -> None:
         """Check the keywords."""
@@ -130,9 +132,13 @@ class Task:
         """Return whether the episode ends here."""
         raise NotImplementedError
 
-    def outcome(self, state: State) -> tuple[tuple[Any, ...], float, Any]:
-        """Return observation columns, reward and whether the episode ends."""
-        return self.observe(state), 1.0, self.failed(state)
+    def outcome(self, state: State) -> tuple[float, Any]:
+        """Return the reward and whether the episode ends."""
+        return 1.0, self.failed(state)
+
+    def followed(self, state: State) -> tuple[float, float, float]:
+        """Return the point that ``agent_camera`` moves with (m)."""
+        return 0.0, 0.0, 0.0
 
     def build(self, world: World) -> Scene:
         """Load the bodies of one robot into a world."""

@@ -1,7 +1,11 @@
 """The only module that talks to PyBullet, so that each of its traps is handled once."""
 
+import ctypes
+import functools
+import importlib.util
 import math
 import os
+import subprocess
 import sys
 import threading
 import weakref
@@ -13,7 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_SILENCING = threading.Lock()
+# Reentrant: the garbage collector may close a forgotten world in the middle of a silence.
+_SILENCING = threading.RLock()
+_LIBC = ctypes.CDLL(None)
 
 
 @contextmanager
@@ -28,10 +34,12 @@ def _silenced() -> Iterator[None]:
                 saved[descriptor] = os.dup(descriptor)
         null = os.open(os.devnull, os.O_WRONLY)
         try:
+            _LIBC.fflush(None)  # what the caller's own C code has to say is heard
             for descriptor in saved:
                 os.dup2(null, descriptor)
             yield
         finally:
+            _LIBC.fflush(None)  # into a pipe C writes late, after the silence
             os.close(null)
             for descriptor, original in saved.items():
                 os.dup2(original, descriptor)
@@ -54,9 +62,17 @@ class World:
         control_hz: calls of :meth:`step` per second.
         gui: open a window that shows this world. The caller checks for a display first,
             because PyBullet ends the Python process where there is none.
+        egl: draw with OpenGL through EGL in place of Bullet's software renderer.
+
+    Raises:
+        RuntimeError: the window, EGL or one more client cannot be had.
     """
 
-    def __init__(self, physics_hz: int, control_hz: int, gui: bool = False) -> None:
+    def __init__(
+        self, physics_hz: int, control_hz: int, gui: bool = False, egl: bool = False
+    ) -> None:
+        if egl:
+            _require_egl()
         try:
             with _silenced():
                 self.client: int = p.connect(p.GUI if gui else p.DIRECT)
@@ -68,6 +84,8 @@ class World:
             ) from None
         # Runs once: at close, when the world is forgotten, or when Python ends.
         self.close = weakref.finalize(self, _disconnect, self.client)
+        self._renderer = p.ER_TINY_RENDERER
+        self._egl = self._load_egl() if egl else None
         p.setGravity(0, 0, -GRAVITY, physicsClientId=self.client)
         substeps = physics_hz // control_hz
         # 1 / physics_hz in whole units of 2^-56 s: Bullet divides the period by the sub-steps, and
@@ -83,6 +101,22 @@ class World:
             enableFileCaching=0,
             physicsClientId=self.client,
         )
+
+    def _load_egl(self) -> "_EglContext":
+        self._renderer = p.ER_BULLET_HARDWARE_OPENGL
+        # Bodies that are loaded before the plugin would never be drawn.
+        with _silenced():
+            plugin = p.loadPlugin(_egl_plugin(), "_eglRendererPlugin", physicsClientId=self.client)
+            # The first two pictures print the driver's name and are lit unlike all later ones.
+            for _ in range(2):
+                p.getCameraImage(16, 16, renderer=self._renderer, physicsClientId=self.client)
+        if plugin < 0:  # Bullet would draw with its software renderer and not say so
+            self.close()
+            raise _egl_error("the plugin cannot be loaded")
+        context = _EglContext()
+        self.close.detach()
+        self.close = weakref.finalize(self, _disconnect, self.client, context)
+        return context
 
     def load(
         self, urdf: Path, position: Sequence[float] = (0.0, 0.0, 0.0), fixed: bool = False
@@ -125,6 +159,8 @@ class World:
         shadow: bool,
     ) -> npt.NDArray[np.uint8]:
         """Return a picture, uint8 of shape (height, width, 3)."""
+        if self._egl is not None:
+            self._egl.make_current()
         # The client remembers light and shadow, so each call passes all of them.
         _, _, rgba, _, _ = p.getCameraImage(
             width,
@@ -138,17 +174,120 @@ class World:
             lightDiffuseCoeff=0.5,
             lightSpecularCoeff=0.05,
             shadow=int(shadow),
-            renderer=p.ER_TINY_RENDERER,
+            renderer=self._renderer,
             physicsClientId=self.client,
         )
         # A PyBullet that was built without NumPy returns a tuple.
         pixels = np.asarray(rgba, np.uint8).reshape(height, width, 4)
-        return np.ascontiguousarray(pixels[..., :3])
+        picture = np.empty((height, width, 3), np.uint8)
+        for channel in range(3):  # a quarter of the time of one copy, which goes three by three
+            picture[..., channel] = pixels[..., channel]
+        return picture
 
 
-def _disconnect(client: int) -> None:
-    if p.isConnected(client):  # a window may have been closed by hand
-        p.disconnect(client)
+def _egl_plugin() -> str | None:
+    spec = importlib.util.find_spec("eglRenderer")
+    return None if spec is None else spec.origin
+
+
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+# Draws a box in front of the camera; its pixels differ from an empty picture's where EGL works.
+_EGL_TEST = """
+import sys
+import pybullet as p
+client = p.connect(p.DIRECT)
+if p.loadPlugin(sys.argv[1], "_eglRendererPlugin") < 0:
+    sys.exit("the plugin cannot be loaded")
+p.createMultiBody(0, -1, p.createVisualShape(p.GEOM_BOX, halfExtents=(1, 1, 1)))
+view = p.computeViewMatrix((0, 0, 5), (0, 0, 0), (0, 1, 0))
+lens = p.computeProjectionMatrixFOV(60, 1, 0.1, 10)
+mask = p.getCameraImage(16, 16, view, lens, renderer=p.ER_BULLET_HARDWARE_OPENGL)[4]
+sys.exit(None if (mask.max() >= 0) else "it draws empty pictures")
+"""
+
+
+def _require_egl() -> None:
+    """Refuse EGL where it does not work."""
+    plugin = _egl_plugin()
+    reason: str | None
+    if _forked:
+        reason = "this process is a fork, in which EGL hangs; use forkserver or spawn"
+    elif plugin is None:
+        reason = "this PyBullet was built without the eglRenderer plugin"
+    else:
+        reason = _egl_fault(plugin)
+    if reason is not None:
+        raise _egl_error(reason)
+
+
+def _egl_error(reason: str) -> RuntimeError:
+    return RuntimeError(f"renderer='egl' cannot be used: {reason}; renderer='tiny' needs no driver")
+
+
+@functools.cache
+def _egl_fault(plugin: str) -> str | None:
+    """Return why EGL does not draw, or None. A driver may crash or hang, so a child tries."""
+    try:
+        test = subprocess.run(
+            [sys.executable, "-c", _EGL_TEST, plugin],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=60,
+        )
+    except subprocess.TimeoutExpired:
+        return "the graphics driver hangs"
+    if test.returncode == 0:
+        return None
+    return " ".join([*test.stderr.split(), f"(exit status {test.returncode})"])
+
+
+class _EglContext:
+    """The OpenGL context that was made last, to go back to when others have been made since.
+
+    Bullet draws every client in the latest context, so that one would show another's scene.
+    """
+
+    def __init__(self) -> None:
+        egl = ctypes.CDLL("libEGL.so.1")
+        for name in ("eglGetCurrentDisplay", "eglGetCurrentSurface", "eglGetCurrentContext"):
+            getattr(egl, name).restype = ctypes.c_void_p
+        surface = ctypes.c_void_p(egl.eglGetCurrentSurface(0x3059))  # EGL_DRAW
+        display = ctypes.c_void_p(egl.eglGetCurrentDisplay())
+        context = ctypes.c_void_p(egl.eglGetCurrentContext())
+        self._make_current = functools.partial(
+            egl.eglMakeCurrent, display, surface, surface, context
+        )
+
+    def make_current(self) -> None:
+        """Let Bullet draw here.
+
+        Raises:
+            RuntimeError: in a fork or in a second thread.
+        """
+        if _forked:
+            _require_egl()  # the context is the parent's: touching it would kill this process
+        if not self._make_current():
+            raise _egl_error("another thread draws with it")
+
+
+def _disconnect(client: int, egl: _EglContext | None = None) -> None:
+    if egl is None:
+        if p.isConnected(client):  # a window may have been closed by hand
+            p.disconnect(client)
+    elif not _forked:
+        egl.make_current()
+        with _silenced():
+            p.disconnect(client)
 
 
 class Body:

@@ -9,13 +9,19 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import begin, differs_at, play, sample, state_of
+from conftest import STATE_IDS, begin, differs_at, play, sample, state_of
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-import bullet_envs
+from bullet_envs import ENV_IDS
 
 NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(params=STATE_IDS)
+def env_id(request):
+    """Observers have no part in actions, task keywords or options; test_pixels.py has theirs."""
+    return request.param
 
 
 def named(value):
@@ -204,6 +210,7 @@ def test_an_action_is_left_as_it_is(env_id):
     assert (action == 5).all()
 
 
+@pytest.mark.parametrize("env_id", ENV_IDS)
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "wrapped"])
 @pytest.mark.parametrize("call", ["step", "render"])
 def test_use_before_reset(make, raw, call):
@@ -215,12 +222,14 @@ def test_use_before_reset(make, raw, call):
     env.reset(seed=0)
 
 
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_state_before_reset(make):
     """There is no state before the first reset."""
     with pytest.raises(ResetNeeded, match=r"reset\(\)"):
         make().unwrapped.state()
 
 
+@pytest.mark.parametrize("env_id", ENV_IDS)
 @pytest.mark.parametrize("used", [True, False], ids=["used", "unused"])
 @pytest.mark.parametrize("call", ["reset", "step", "render", "state"])
 def test_use_after_close(make, call, used):
@@ -235,6 +244,7 @@ def test_use_after_close(make, call, used):
         getattr(env, call)(*arguments)
 
 
+@pytest.mark.parametrize("env_id", ENV_IDS)
 @pytest.mark.parametrize("call", ["reset", "step", "render"])
 def test_use_after_close_through_wrappers(make, call):
     """Gymnasium's wrappers let the same error through."""
@@ -414,7 +424,7 @@ BAD_STARTS = {
 
 
 def bad_starts():
-    return [(env_id, *bad) for env_id in bullet_envs.ENV_IDS for bad in BAD_STARTS[env_id]]
+    return [(env_id, *bad) for env_id in STATE_IDS for bad in BAD_STARTS[env_id]]
 
 
 @pytest.mark.parametrize(("env_id", "state", "word"), bad_starts(), ids=str)

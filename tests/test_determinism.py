@@ -12,7 +12,18 @@ import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import begin, differs_at, digest, play, rounding, sample, state_of, worst
+from conftest import (
+    PIXEL_IDS,
+    STATE_IDS,
+    begin,
+    differs_at,
+    digest,
+    play,
+    rounding,
+    sample,
+    state_of,
+    worst,
+)
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
@@ -93,6 +104,7 @@ def test_an_interrupted_episode_can_go_on(make, env_id, interrupted):
     assert worst(play(env, actions), play(undisturbed, actions)) <= rounding(env_id)
 
 
+@pytest.mark.parametrize("env_id", STATE_IDS)
 def test_two_hundred_seeds(make):
     """An environment that is always left in mid-episode repeats new ones, seed after seed."""
     old = make()
@@ -117,6 +129,7 @@ def test_seeds_differ(make):
     assert len({start[-1] for start in starts}) == 53
 
 
+@pytest.mark.parametrize("env_id", STATE_IDS)
 def test_start_close_to_where_the_last_episode_was_left(make):
     """Contact points of the last episode do not help the solver in the next one."""
     env, new = make(), make()
@@ -414,14 +427,14 @@ def test_close_before_reset(make):
     env.close()
 
 
-def test_close_frees_every_client(make):
-    """After close no engine is left, the one that draws included."""
+def test_close_frees_every_client(make, env_id):
+    """After close no engine is left, those that draw included."""
     gc.collect()
     before = clients()
     env = make(render_mode="rgb_array")
     env.reset(seed=0)
     env.render()
-    assert len(clients()) == len(before) + 2
+    assert len(clients()) == len(before) + (3 if env_id in PIXEL_IDS else 2)
     env.close()
     assert clients() == before
 

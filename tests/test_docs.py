@@ -1,14 +1,17 @@
 """The tables of the environments' docstrings, and of the assets, say what the code does."""
 
 import inspect
+import math
 import re
+from xml.etree import ElementTree
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import STATE_IDS
 from gymnasium.spaces import Box, Discrete
 
-from bullet_envs import assets
+from bullet_envs import ENV_IDS, assets
 from bullet_envs.balancing_plate import BalancingPlate
 from bullet_envs.cart_pole import CartPole
 from bullet_envs.env import BalancingPlateEnv, BulletCartPoleEnv
@@ -67,8 +70,15 @@ def table(text, first):
 
 def space(text):
     """Return the space that a text such as ``Box((4,), float32)`` names."""
-    names = {"Box": Box, "Discrete": Discrete, "float32": np.float32, "inf": np.inf}
+    names = {"Box": Box, "Discrete": Discrete, "inf": np.inf}
+    names |= {"float32": np.float32, "uint8": np.uint8}
     return eval(text, {"__builtins__": {}}, names)
+
+
+@pytest.fixture(params=STATE_IDS)
+def env_id(request):
+    """A docstring is a task's; what it says of the pixel id is the section ``Pixels``."""
+    return request.param
 
 
 @pytest.fixture
@@ -107,16 +117,19 @@ def at_plate(u, v, height, pitch=0.0, roll=0.0):
 
 def test_every_section_is_there(text):
     """The template of an environment's docstring is complete and in order."""
-    expected = ["Scene", "Timing", "Action", "Observation", "Reward", "Start", "End", "Options"]
+    expected = ["Scene", "Timing", "Action", "Observation", "Pixels", "Reward", "Start", "End"]
+    expected += ["Options"]
     assert [name for name in text if name in expected] == expected
     assert list(text)[-1] == "Versions"
     assert text["Versions"].startswith("v0")
 
 
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_environment_shows_the_docstring_of_its_task(env_id):
     """help() of the environment is the specification."""
-    assert ENVS[env_id].__doc__ is TASKS[env_id].__doc__
-    assert type(gym.make(env_id).unwrapped) is ENVS[env_id]
+    state_id = env_id.replace("Pixels", "")
+    assert ENVS[state_id].__doc__ is TASKS[state_id].__doc__
+    assert type(gym.make(env_id).unwrapped) is ENVS[state_id]
 
 
 def test_scene():
@@ -222,6 +235,30 @@ def test_observation_shows_the_state(text, env):
         expected = [state[row["symbol"]] / float(row["scale"]) for row in rows]
         assert observation.tolist() == np.array(expected, np.float32).tolist()
         observation, *_ = env.step(action)
+
+
+def test_pixels(env_id, text):
+    """The picture is of the stated space and as wide as stated where the camera looks."""
+    words = prose(text["Pixels"])
+    pixel_id = re.search(r"the default of (\w+-v0)", words)[1]
+    assert pixel_id in ENV_IDS and pixel_id.replace("Pixels", "") == env_id
+    with gym.make(pixel_id) as env, gym.make(env_id, observer="pixels") as same:
+        assert env.observation_space == space(re.search(r"Box\(.*uint8\)", words)[0])
+        assert same.observation_space == env.observation_space
+    camera = TASKS[env_id].agent_camera
+    span = 2 * math.dist(camera.eye, camera.target) * math.tan(math.radians(camera.fov) / 2)
+    stated = re.search(r"(\S+) m across", words)[1]
+    digits = len(stated.split(".")[1])
+    assert f"{span:.{digits}f}" == stated
+
+
+def test_mast():
+    """The tip is as high as the text says, and nothing collides with it or with the mast."""
+    height = re.search(r"tip, (\S+) m above", prose(sections(BalancingPlate)["Pixels"]))[1]
+    root = ElementTree.parse(assets.path("balancing_plate.urdf")).getroot()
+    (tip,) = (each for each in root.iter("visual") if each.find("material").get("name") == "tip")
+    assert float(tip.find("origin").get("xyz").split()[2]) == float(height)
+    assert len(root.findall(".//collision")) == 1
 
 
 def test_units(text):
