@@ -1,10 +1,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test lint check results films format clean
+.PHONY: help venv demo test lint check results observability bench films format clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.installed ## install everything into .venv
 
@@ -34,8 +34,16 @@ check: lint test ## everything a change must pass
 results: venv ## train every agent with every seed and rewrite the README's table
 	$(BIN)/python -m bullet_envs.agents.matrix
 
-films: venv ## film the bundled agents
-	for env in BulletCartPole-v0 BalancingPlate-v0; do for algo in reinforce dqn ppo; do \
+observability: venv ## measure again what the pictures tell, where its CSV has no row
+	$(BIN)/python -m bullet_envs.agents.observability
+
+bench: venv ## time the environments beside bare PyBullet and others
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"
+	$(BIN)/bullet-envs bench
+
+films: venv ## film the bundled agents and draw the pictures of the docs
+	$(BIN)/python docs/pictures.py
+	for env in BulletCartPole-v0 BalancingPlate-v0 BulletCartPolePixels-v0 BalancingPlatePixels-v0; do for algo in reinforce dqn ppo; do \
 		$(BIN)/bullet-envs record --env $$env --algo $$algo || exit 1; done; done
 	$(BIN)/bullet-envs record --gif --env BulletCartPole-v0 --algo dqn
 	$(BIN)/bullet-envs record --gif --env BalancingPlate-v0 --algo reinforce

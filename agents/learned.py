@@ -19,6 +19,7 @@ from torch import nn
 from typing_extensions import Self
 
 from .. import ENV_IDS
+from ..camera import RENDERERS
 from . import ALGOS
 from .agent import Agent
 from .checkpoints import CheckpointError, load_module, write_atomically
@@ -231,12 +232,18 @@ def read_card(path: Path) -> dict[str, Any]:
             and card["algo"] in ALGOS
             and card["env_id"] in ENV_IDS
             and isinstance(card["env_kwargs"], dict)
+            and card["renderer"] in (None, *RENDERERS)
             and isinstance(card["sha256"], str)
             and is_plain_name(card["weights"])
             and are_widths(card["hidden"])
             and all(
                 type(card[name]) is int and 1 <= card[name] <= 64
                 for name in ("frame_stack", "action_repeat")
+            )
+            # No weight's shape depends on these. A trained agent's card says them twice.
+            and all(
+                {**card, **card.get("settings", {})}[name] == card[name]
+                for name in ("env_kwargs", "action_repeat")
             )
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:

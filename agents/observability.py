@@ -37,6 +37,7 @@ from .tables import read_rows, with_section, write_rows
 
 FRAMES = 3  # in a stack
 PICTURES = 5_000  # collected in each round
+UNSEEN = 2_000  # that R² is measured on
 ROUNDS = 3
 EPOCHS = 8
 BATCH = 128
@@ -173,7 +174,7 @@ def measure(
         size: of a picture (pixels).
         stride: actions between the pictures of a stack, 1 to 16.
         supersampling: as the environment's keyword.
-        episodes: to play on the estimate, from unseen starts.
+        episodes: to play on the estimate, from unseen starts, 1 to 100.
 
     Returns:
         The setting, R² of each column on pictures that were not learned from, and mean and least
@@ -186,6 +187,8 @@ def measure(
         raise ValueError(f"env_id={env_id!r} must be one of {', '.join(PIXEL_IDS)}")
     if not 1 <= stride <= 16:
         raise ValueError(f"stride={stride!r} must lie from 1 to 16")
+    if not 1 <= episodes <= len(EVALUATION_SEEDS):
+        raise ValueError(f"episodes={episodes!r} must lie from 1 to {len(EVALUATION_SEEDS)}")
     torch.set_num_threads(TORCH_THREADS)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -202,7 +205,7 @@ def measure(
 
     title = f"{env_id} {size} px, stride {stride}, supersampling {supersampling}"
     with env:
-        unseen = collect(2_000)
+        unseen = collect(UNSEEN)
         data = collect(PICTURES)
         estimator = Estimator(size, data.states)
         for count in trange(ROUNDS, desc=title, unit="round", leave=False):

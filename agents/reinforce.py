@@ -58,9 +58,14 @@ class ReinforceConfig(Config):
         self.require_widths("hidden")
 
 
+CHUNK = 1024  # steps whose activations are in memory at once
+
+_PICTURES = {"frame_stack": 3, "action_repeat": 2, "eval_freq": 20_000, "learning_rate": 1e-3}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 300_000, "learning_rate": 1e-2, "entropy": 0.0},
     "BalancingPlate-v0": {"n_timesteps": 600_000},
+    "BulletCartPolePixels-v0": {"n_timesteps": 400_000, **_PICTURES, "entropy": 0.0},
+    "BalancingPlatePixels-v0": {"n_timesteps": 600_000, **_PICTURES},
 }
 
 
@@ -127,18 +132,25 @@ def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
         returns = torch.as_tensor(
             np.concatenate([returns_to_go(e.rewards, config.gamma) for e in episodes])
         )
-        values = baseline(observations).squeeze(1)
-        advantages = (returns - values).detach()
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        gradient_loss = policy_loss(
-            agent.network(observations), actions, advantages, config.entropy
-        )
-        value_loss = nn.functional.smooth_l1_loss(values, returns)
         optimiser.param_groups[0]["lr"] = config.learning_rate * (
             1 - run.steps / config.n_timesteps
         )
         optimiser.zero_grad()
-        (gradient_loss + value_loss).backward()
+        gradient_loss = value_loss = 0.0
+        with torch.no_grad():
+            values = torch.cat([baseline(part) for part in observations.split(CHUNK)]).squeeze(1)
+        advantages = returns - values
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        # The gradient of a sum is the sum of gradients: a chunk at a time, pictures need 1 GB.
+        for rows in torch.arange(len(actions)).split(CHUNK):
+            share = len(rows) / len(actions)
+            logits = agent.network(observations[rows])
+            loss = share * policy_loss(logits, actions[rows], advantages[rows], config.entropy)
+            values = baseline(observations[rows]).squeeze(1)
+            error = share * nn.functional.smooth_l1_loss(values, returns[rows])
+            (loss + error).backward()
+            gradient_loss += loss.item()
+            value_loss += error.item()
         optimiser.step()
 
         run.advance(len(actions))
@@ -147,8 +159,8 @@ def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
             {
                 "rollout/ep_rew_mean": float(np.mean([e.episode_return for e in episodes])),
                 "rollout/ep_len_mean": float(np.mean(lengths)),
-                "train/policy_gradient_loss": gradient_loss.item(),
-                "train/value_loss": value_loss.item(),
+                "train/policy_gradient_loss": gradient_loss,
+                "train/value_loss": value_loss,
                 "train/learning_rate": optimiser.param_groups[0]["lr"],
             }
         )

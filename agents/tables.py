@@ -27,4 +27,4 @@ def with_section(text: str, name: str, content: str) -> str:
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{content}\n{end}{after}" if rest else text
+    return f"{before}{begin}\n{content}\n{end}{after}" if end in rest else text

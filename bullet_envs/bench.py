@@ -1,57 +1,129 @@
-"""How much of a bare PyBullet loop's speed is left through ``gym.make``: ``bullet-envs bench``."""
+"""How fast the environments are beside bare PyBullet and others: ``bullet-envs bench``."""
 
+import importlib
+import importlib.util
 import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import AddRenderObservation, ResizeObservation
 
 from . import ENV_IDS, assets, world
+from .camera import Camera, Studio
 
 p = world.p  # type: ignore[attr-defined]  # imported there without its banner
 
 BURST = 25  # actions between resets, which are not timed; fewer than any episode lasts
 BURSTS = 200
+PICTURES = 8  # bursts where each action draws a picture
 REPEATS = 15
+
+STATE_IDS = tuple(env_id for env_id in ENV_IDS if "Pixels" not in env_id)
+PIXEL_IDS = tuple(env_id for env_id in ENV_IDS if "Pixels" in env_id)
+# Environments that others look at through Gymnasium's wrappers, and what has to be installed.
+PEERS = {"CartPole-v1": "pygame", "InvertedPendulumBulletEnv-v0": "pybullet_envs_gymnasium"}
 
 # Something that can begin again, and something that can act.
 Loop = tuple[Callable[[], Any], Callable[[int], Any]]
 
 
 def main() -> None:
-    """Time both loops in turn and print median rates, and the ratio's median and spread."""
-    print(f"{'environment':<20}{'bare steps/s':>14}{'gym steps/s':>14}{'ratio':>8}{'spread':>16}")
-    for env_id in ENV_IDS:
+    """Print how our environments compare to bare loops, and our pictures to others'."""
+    _print_header("environment", "bare", "gym")
+    for env_id in STATE_IDS:
         env = gym.make(env_id)
         engine = world.World(env.unwrapped.task.physics_hz, env.unwrapped.task.control_hz)  # type: ignore[attr-defined]
         env.reset(seed=0)
         start = env.unwrapped.state()  # type: ignore[attr-defined]
-        loops = _bare_loop(env_id, engine, start), _gym_loop(env)
-        times = [tuple(_seconds_per_step(loop) for loop in loops) for _ in range(REPEATS)]
-        ratios = sorted(bare / through_gym for bare, through_gym in times)
-        bare, through_gym = (1 / median(column) for column in zip(*times, strict=True))
-        spread = f"{ratios[1]:.2f} to {ratios[-2]:.2f}"
-        print(f"{env_id:<20}{bare:>14,.0f}{through_gym:>14,.0f}{median(ratios):>8.2f}{spread:>16}")
+        _print_ratio(env_id, _bare_loop(env_id, engine, start), _gym_loop(env), BURSTS)
         env.close()
         engine.close()
 
+    print()
+    _print_header("pictures against", "theirs", "ours")
+    for env_id in PIXEL_IDS:
+        env = gym.make(env_id)
+        env.reset(seed=0)
+        ours = _gym_loop(env)
+        observer, task = env.unwrapped.observer, env.unwrapped.task  # type: ignore[attr-defined]
+        studio = Studio(task)
+        studio.pose(tuple(env.unwrapped.state().values()))  # type: ignore[attr-defined]
+        print(env_id)
+        _print_ratio("  bare getCameraImage", _bare_camera(studio, observer.camera), ours, PICTURES)
+        for peer, module in PEERS.items():
+            if importlib.util.find_spec(module) is None:
+                print(f"  {peer:<26} skipped: {module} is not installed")
+                continue
+            importlib.import_module(module)
+            their_env: gym.Env[Any, Any] = gym.make(peer, render_mode="rgb_array")
+            size = observer.camera.width
+            their_env = ResizeObservation(AddRenderObservation(their_env), (size, size))
+            _print_ratio(f"  {peer}", _gym_loop(their_env), ours, PICTURES)
+            their_env.close()
+        studio.close()
+        env.close()
 
-def _seconds_per_step(loop: Loop) -> float:
+
+def _print_header(what: str, first: str, second: str) -> None:
+    print(f"{what:<28}{first + ' steps/s':>16}{second + ' steps/s':>16}{'ratio':>8}{'spread':>16}")
+
+
+def _print_ratio(name: str, other: Loop, ours: Loop, bursts: int) -> None:
+    """Time two loops in turn and print median rates, and the ratio's median and spread."""
+    times = [
+        (_seconds_per_step(other, bursts), _seconds_per_step(ours, bursts)) for _ in range(REPEATS)
+    ]
+    ratios = sorted(theirs / mine for theirs, mine in times)
+    first, second = (1 / median(column) for column in zip(*times, strict=True))
+    spread = f"{ratios[1]:.2f} to {ratios[-2]:.2f}"
+    print(
+        f"{name:<28}{first:>16,.0f}{second:>16,.0f}{median(ratios):>8.2f}{spread:>16}", flush=True
+    )
+
+
+def _seconds_per_step(loop: Loop, bursts: int) -> float:
     begin, act = loop
     total = 0.0
-    for _ in range(BURSTS):
+    for _ in range(bursts):
         begin()
         start = time.perf_counter()
         for count in range(BURST):
             act(count)
         total += time.perf_counter() - start
-    return total / (BURSTS * BURST)
+    return total / (bursts * BURST)
 
 
 def _gym_loop(env: gym.Env[Any, Any]) -> Loop:
-    actions = int(env.action_space.n)  # type: ignore[attr-defined]
-    return lambda: env.reset(seed=0), lambda count: env.step(count % actions)
+    space = env.action_space
+    actions = list(range(space.n)) if isinstance(space, gym.spaces.Discrete) else [space.sample()]
+    return lambda: env.reset(seed=0), lambda count: env.step(actions[count % len(actions)])
+
+
+def _bare_camera(studio: Studio, camera: Camera) -> Loop:
+    """Return the camera call alone, with arguments that are ready."""
+    client = studio._world.client
+    view, projection = camera.view(), camera.projection
+
+    def act(count: int) -> Any:
+        return p.getCameraImage(
+            camera.width,
+            camera.height,
+            viewMatrix=view,
+            projectionMatrix=projection,
+            lightDirection=camera.light,
+            lightColor=(1.0, 1.0, 1.0),
+            lightDistance=2.0,
+            lightAmbientCoeff=0.55,
+            lightDiffuseCoeff=0.5,
+            lightSpecularCoeff=0.05,
+            shadow=0,
+            renderer=p.ER_TINY_RENDERER,
+            physicsClientId=client,
+        )
+
+    return lambda: None, act
 
 
 def _bare_loop(env_id: str, engine: world.World, start: dict[str, float]) -> Loop:

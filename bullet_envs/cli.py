@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         code: int = options.command(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
         parser.error(f"{error}: pip install 'bullet-envs[agents]'")
     except BrokenPipeError:  # the reader, "| head", has seen enough
+        # Python flushes once more at its exit, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         # These carry a sentence for the user; a line break would hide it in scripts.

@@ -88,7 +88,7 @@ class PixelObserver:
         self._task = task
         self._supersampling = supersampling
         self._renderer = renderer
-        self._camera = dataclasses.replace(
+        self.camera = dataclasses.replace(
             task.agent_camera,
             **_lens(task.agent_camera, {} if camera is None else camera),
             width=size * supersampling,
@@ -101,7 +101,7 @@ class PixelObserver:
         """Return the picture of a state, uint8 of shape (size, size, 3)."""
         if self._studio is None:
             self._studio = Studio(self._task, renderer=self._renderer)
-        picture = self._studio.draw(state, self._camera, self._task.followed(state))
+        picture = self._studio.draw(state, self.camera, self._task.followed(state))
         times = self._supersampling
         if times == 1:
             return picture

@@ -15,18 +15,29 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import PIXEL_IDS, STATE_IDS
+from gymnasium.spaces import Box
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from torch import nn
 
 import bullet_envs
-from bullet_envs.agents import ALGOS, CONTROLLERS, algorithm, load_agent, matrix, pretrained_card
+from bullet_envs.agents import (
+    ALGOS,
+    CONTROLLERS,
+    algorithm,
+    controllers_of,
+    load_agent,
+    matrix,
+    pretrained_card,
+)
 from bullet_envs.agents.checkpoints import digest, read_tensors
 from bullet_envs.agents.dqn import Batch, ReplayMemory, epsilon_at, td_target
 from bullet_envs.agents.evaluation import evaluate, run_episodes
 from bullet_envs.agents.reinforce import policy_loss, returns_to_go
 from bullet_envs.agents.run import Run, derived_seed
+from bullet_envs.agents.tables import read_rows, with_section
 from bullet_envs.cli import main
 
 # Trainings of about a second that evaluate twice.
@@ -41,30 +52,50 @@ SHORT = {
     "dqn": {"n_timesteps": 2500, "eval_freq": 500, "learning_starts": 300, "hidden": (16,)},
     "ppo": {"n_timesteps": 5000, "eval_freq": 1000, "n_steps": 32, "hidden": (16,)},
 }
+# What makes a training on pictures as short: they are small, and so are the episodes in actions.
+PICTURES = {"env_kwargs": {"size": 16}, "frame_stack": 2, "action_repeat": 2}
+TINY_PICTURES = {
+    "reinforce": {"n_timesteps": 400, "eval_freq": 200, "episodes": 2, **PICTURES},
+    "dqn": {"n_timesteps": 400, "eval_freq": 200, "learning_starts": 100, **PICTURES},
+    "ppo": {"n_timesteps": 512, "eval_freq": 256, "n_steps": 16, "batch_size": 64, **PICTURES},
+}
 
 
 BOTH_MODES = pytest.mark.parametrize("deterministic", [True, False], ids=["likeliest", "drawn"])
 KINDS = [
-    (name, continuous)
-    for name in (*CONTROLLERS, *ALGOS)
+    (env_id, name, continuous)
+    for env_id in bullet_envs.ENV_IDS
+    for name in (*controllers_of(env_id), *ALGOS)
     for continuous in (False, True)
     if not (continuous and name in ("reinforce", "dqn"))
 ]
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind[0] + "-continuous" * kind[1])
-def agent(request, env_id):
+def small(env_id):
+    """Return keywords that make the pictures of an id small, none for the ids of states."""
+    return {"size": 16} if env_id in PIXEL_IDS else {}
+
+
+def untrained(env_id, algo, **env_kwargs):
+    return algorithm(algo).agent(env_id, {**small(env_id), **env_kwargs}, (8,))
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}" + "-continuous" * kind[2])
+def agent(request):
     """Return each kind of agent that an id can have, the learned ones without any training."""
-    name, continuous = request.param
+    env_id, name, continuous = request.param
     if name in CONTROLLERS:
-        return load_agent(env_id, name, continuous=continuous)
+        return load_agent(env_id, name, continuous=continuous, **small(env_id))
     torch.manual_seed(0)
-    return algorithm(name).agent(env_id, {"continuous": continuous}, (8,))
+    return untrained(env_id, name, continuous=continuous)
 
 
 def some_observations(agent, rows):
-    size = (rows, *agent.make_env().observation_space.shape)
-    return np.random.default_rng(0).normal(0, 0.3, size).astype(np.float32)
+    rng = np.random.default_rng(0)
+    space = agent.observation_space
+    if space.dtype == np.uint8:
+        return rng.integers(0, 256, (rows, *space.shape), np.uint8)
+    return rng.normal(0, 0.3, (rows, *space.shape)).astype(np.float32)
 
 
 @BOTH_MODES
@@ -144,15 +175,15 @@ def test_sb3_can_evaluate(agent):
 def test_drawn_actions_follow_the_policy(env_id, algo):
     """Drawn actions come in the policy's own proportions, and again with the same torch seed."""
     torch.manual_seed(1)
-    agent = algorithm(algo).agent(env_id, {}, (8,))
+    agent = untrained(env_id, algo)
     observation = some_observations(agent, 1)[0]
-    tensor = torch.as_tensor(observation[None])
+    tensor = agent.tensor(observation[None])
     with torch.no_grad():
         if algo == "ppo":
             expected = agent.network.get_distribution(tensor).distribution.probs[0].numpy()
         else:
             expected = torch.softmax(agent.network(tensor), 1)[0].numpy()
-    batch = np.tile(observation, (4000, 1))
+    batch = np.repeat(observation[None], 4000, axis=0)
     torch.manual_seed(5)
     drawn, _ = agent.predict(batch)
     counts = np.bincount(drawn, minlength=len(expected)) / len(drawn)
@@ -163,16 +194,19 @@ def test_drawn_actions_follow_the_policy(env_id, algo):
 
 def test_dqn_draws_nothing(env_id):
     """A Q-network has no policy to draw from: both modes take the greatest value."""
-    agent = algorithm("dqn").agent(env_id, {}, (8,))
+    agent = untrained(env_id, "dqn")
     observations = some_observations(agent, 50)
     with torch.no_grad():
-        greatest = agent.network(torch.as_tensor(observations)).argmax(1).numpy()
+        greatest = agent.network(agent.tensor(observations)).argmax(1).numpy()
     for deterministic in (True, False):
         actions, _ = agent.predict(observations, deterministic=deterministic)
         np.testing.assert_array_equal(actions, greatest)
 
 
-@pytest.mark.parametrize("name", CONTROLLERS)
+@pytest.mark.parametrize(
+    "env_id, name",
+    [(env_id, name) for env_id in bullet_envs.ENV_IDS for name in controllers_of(env_id)],
+)
 def test_make_env_passes_keywords(env_id, name):
     """make_env makes the agent's own environment; keywords given to it win."""
     agent = load_agent(env_id, name, control_hz=25, physics_hz=200)
@@ -196,6 +230,17 @@ def test_load_agent_names_the_ids():
     """An unknown id is answered with the known ones."""
     with pytest.raises(ValueError, match=r"'CartPole-v1'.*BulletCartPole-v0, BalancingPlate-v0"):
         load_agent("CartPole-v1", "lqr")
+
+
+@pytest.mark.parametrize("env_id", PIXEL_IDS)
+def test_no_lqr_for_pictures(env_id):
+    """An LQR cannot see; the error names the id where it acts and the agents that can."""
+    state_id = env_id.replace("Pixels", "")
+    message = f"'lqr' acts on the state and cannot see: use it on {state_id}, or one of"
+    with pytest.raises(ValueError, match=message):
+        load_agent(env_id, "lqr")
+    assert controllers_of(env_id) == ("random",)
+    assert controllers_of(state_id) == CONTROLLERS
 
 
 @pytest.mark.parametrize("agent", ["sac", "LQR", "no/such/folder", "weights.safetensors"])
@@ -284,7 +329,7 @@ def test_episodes_are_recorded_as_they_were_played(env_id):
 
 def test_returns_belong_to_their_seeds(env_id):
     """evaluate() gives each seed its own return, however many play at once."""
-    agent = algorithm("dqn").agent(env_id, {}, (8,))
+    agent = untrained(env_id, "dqn")
     seeds = range(40, 65)
     together = evaluate(agent, seeds)
     alone = [evaluate(agent, [seed])[0] for seed in seeds]
@@ -377,22 +422,20 @@ def table(values):
     return network
 
 
-def two_states(n_steps=1, gamma=0.9):
+def two_states(gamma=0.9):
     """Return the batch of: s0 ends at a termination, s0 is cut by a time limit, s0 goes on."""
-    memory = ReplayMemory(6, 3, (2,))
+    memory = ReplayMemory(6, 3, Box(0, 1, (2,), np.float32), 1)
     here, there = np.eye(2, dtype=np.float32)
-    steps = {
-        "observations": np.array([here, here, here]),
-        "next_observations": np.array([there, there, there]),
-        "actions": np.array([0, 1, 0]),
-        "rewards": np.array([1.0, 2.0, 3.0]),
-        "terminated": np.array([True, False, False]),
-        "ended": np.array([True, True, False]),
-    }
-    memory.add(**steps)
-    memory.add(**{**steps, "observations": steps["next_observations"]})
-    memory.added -= 1 if n_steps == 1 else 0
-    return memory.sample(300, n_steps, gamma, np.random.default_rng(0))
+    memory.begin(np.array([here, here, here]))
+    memory.add(
+        actions=np.array([0, 1, 0]),
+        rewards=np.array([1.0, 2.0, 3.0]),
+        terminated=np.array([True, False, False]),
+        truncated=np.array([False, True, False]),
+        following=np.array([here, here, there]),
+        finals=np.array([there, there, None], object),
+    )
+    return memory.sample(300, 1, gamma, np.random.default_rng(0))
 
 
 def test_td_target_bootstraps_on_truncation_only():
@@ -434,100 +477,8 @@ def test_td_target_finds_the_values_of_two_states():
     torch.testing.assert_close(network.weight.T.detach(), torch.tensor(expected))
 
 
-def remembered(length, n_envs, added, cuts=(), seed=0):
-    """Fill a memory with random episodes; return it and all that it was ever given, by env."""
-    rng = np.random.default_rng(seed)
-    memory = ReplayMemory(length * n_envs + rng.integers(n_envs), n_envs, (2,))
-    past = [[] for _ in range(n_envs)]
-    for time_ in range(added):
-        ends, terminates = rng.random((2, n_envs)) < 0.2
-        terminated = ends & terminates
-        column = {
-            "observations": np.array([[env, time_] for env in range(n_envs)], np.float32),
-            "next_observations": np.array([[env, time_ + 0.5] for env in range(n_envs)]),
-            "actions": rng.integers(0, 4, n_envs),
-            "rewards": rng.normal(size=n_envs),
-            "terminated": terminated,
-            "ended": ends,
-        }
-        memory.add(**column)
-        for env in range(n_envs):
-            past[env].append({name: values[env] for name, values in column.items()})
-        if time_ in cuts:
-            memory.cut()
-            for env in range(n_envs):
-                past[env][-1]["ended"] = True
-    return memory, past
-
-
-def brute_force(past, env, start, n_steps, gamma):
-    """Return reward sum, last step and bootstrap factor of a window, the slow way."""
-    total = 0.0
-    for step in range(n_steps):
-        transition = past[env][start + step]
-        total += gamma**step * transition["rewards"]
-        if transition["ended"]:
-            break
-    bootstrap = 0.0 if transition["terminated"] else gamma ** (step + 1)
-    return total, start + step, bootstrap
-
-
-@pytest.mark.parametrize("n_steps", [1, 2, 5])
-@pytest.mark.parametrize(
-    "length, added", [(50, 20), (50, 50), (50, 51), (50, 130), (7, 1000)], ids=str
-)
-def test_windows_against_brute_force(n_steps, length, added):
-    """10,000 windows of a ring, new, full or wrapped, equal those summed up step by step.
-
-    None begins before the oldest transition, and none is still incomplete at the newest.
-    """
-    memory, past = remembered(length, 3, added, cuts=(10, 33, added - 9, added - 1))
-    assert memory.length == length
-    batch = memory.sample(10_000, n_steps, 0.9, np.random.default_rng(1))
-    begun = set()
-    for row in range(10_000):
-        env, start = (int(number) for number in batch.observations[row])
-        begun.add((env, start))
-        total, last, bootstrap = brute_force(past, env, start, n_steps, 0.9)
-        assert batch.actions[row] == past[env][start]["actions"]
-        assert batch.returns[row].item() == pytest.approx(total, abs=1e-5)
-        assert batch.next_observations[row].tolist() == [env, last + 0.5]
-        assert batch.bootstrap[row].item() == pytest.approx(bootstrap, abs=1e-6)
-    starts = range(max(0, added - length), added - n_steps + 1)
-    assert begun == set(itertools.product(range(3), starts))
-
-
-def test_one_step_windows_are_the_textbook():
-    """With n = 1: r, s' and gamma (1 - terminated) of the very transition."""
-    memory, past = remembered(40, 2, 60)
-    batch = memory.sample(500, 1, 0.97, np.random.default_rng(0))
-    for row, (env, start) in enumerate(batch.observations.int().tolist()):
-        transition = past[env][start]
-        assert batch.returns[row].item() == pytest.approx(transition["rewards"], abs=1e-6)
-        np.testing.assert_array_equal(batch.next_observations[row], transition["next_observations"])
-        expected = 0.97 * (not transition["terminated"])
-        assert batch.bootstrap[row].item() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("added", [30, 175])
-def test_restored_memory_goes_on_as_the_original(added):
-    """A memory from a checkpoint gives the same samples, now and after more is added."""
-    memory, _ = remembered(50, 3, added)
-    copy = ReplayMemory(memory.length * 3, 3, (2,))
-    copy.restore(memory.tensors())
-    for extra in range(3):
-        one, other = (m.sample(64, 4, 0.9, np.random.default_rng(extra)) for m in (memory, copy))
-        for field in dataclasses.fields(Batch):
-            assert torch.equal(getattr(one, field.name), getattr(other, field.name))
-        for m in (memory, copy):
-            m.add(
-                observations=np.full((3, 2), -extra),
-                next_observations=np.full((3, 2), -extra - 0.5),
-                actions=np.full(3, 1),
-                rewards=np.full(3, 10.0),
-                terminated=np.zeros(3, bool),
-                ended=np.zeros(3, bool),
-            )
+def tiny(algo, env_id):
+    return {**TINY[algo], **(TINY_PICTURES[algo] if env_id in PIXEL_IDS else {})}
 
 
 def train(algo, folder, env_id="BulletCartPole-v0", **settings):
@@ -565,6 +516,7 @@ def outcome(folder):
         ("reinforce", "BalancingPlate-v0"),
         ("dqn", "BulletCartPole-v0"),
         ("ppo", "BalancingPlate-v0"),
+        *((algo, "BulletCartPolePixels-v0") for algo in ALGOS),
     ],
 )
 def test_same_seed_same_weights(tmp_path, algo, env_id):
@@ -572,7 +524,7 @@ def test_same_seed_same_weights(tmp_path, algo, env_id):
     seeds = {"one": 3, "same": 3, "other": 4}
     seen = {}
     for name, seed in seeds.items():
-        _, agent = train(algo, tmp_path / name, env_id, seed=seed, **TINY[algo])
+        _, agent = train(algo, tmp_path / name, env_id, seed=seed, **tiny(algo, env_id))
         seen[name] = {**outcome(tmp_path / name), "final": digest(agent.network.state_dict())}
         # What others draw from the global generators is no business of a training.
         torch.rand(seed + 1)
@@ -671,27 +623,105 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, capsys, algo):
     assert outcome(broken) == outcome(unbroken)
 
 
-def test_dqn_remembers_what_happened(tmp_path, monkeypatch):
-    """Each transition leads to the next; one that ends leads to where the pole fell, not on."""
-    memory = []
-    add = ReplayMemory.add
+@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("env_id", PIXEL_IDS)
+def test_pixel_training_is_resumed_exactly(tmp_path, monkeypatch, algo, env_id):
+    """Stopped after its first checkpoint and resumed, a training ends as an unbroken one does."""
+    settings = {**tiny(algo, env_id), "solved_evaluations": 0}
+    checkpoint = Run.checkpoint
 
-    def adding(self, **columns):
-        memory.append({name: values.copy() for name, values in columns.items()})
-        add(self, **columns)
+    def stopping(run, tensors):
+        checkpoint(run, tensors)
+        run.stopped = True
 
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "checkpoint", stopping)
+        run, _ = train(algo, tmp_path / "broken", env_id, **settings)
+    assert run.steps < settings["n_timesteps"]
+    learner = algorithm(algo)
+    with Run(tmp_path / "broken", run.config, resume=True, progress=False) as again:
+        learner.train(run.config, again)
+    train(algo, tmp_path / "unbroken", env_id, **settings)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
+    assert len(outcome(tmp_path / "broken")["scores"]) == 2
+
+
+@pytest.mark.parametrize("algo", ["dqn", "ppo"])
+def test_steps_are_those_of_the_environment(tmp_path, algo):
+    """A training whose actions last three steps takes a third as many of them."""
+    settings = {**TINY[algo], "n_timesteps": 600, "eval_freq": 300, "solved_evaluations": 0}
+    actions = {}
+    for repeat in (1, 3):
+        folder = tmp_path / str(repeat)
+        envs = []
+        make_env = algorithm(algo).agent.make_env
+
+        def counting(agent, make_env=make_env, envs=envs, **kwargs):
+            envs.append(Counting(make_env(agent, **kwargs)))
+            return envs[-1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(algorithm(algo).agent, "make_env", counting)
+            patch.setattr(Run, "evaluate", lambda run, agent: None)
+            run, _ = train(algo, folder, action_repeat=repeat, **settings)
+        actions[repeat] = sum(env.actions for env in envs)
+        assert run.steps == actions[repeat] * repeat >= 600
+    assert actions[3] < 0.6 * actions[1]
+
+
+class Counting(gym.Wrapper):
+    """Counts the actions of an agent."""
+
+    actions = 0
+
+    def step(self, action):
+        self.actions += 1
+        return self.env.step(action)
+
+
+@pytest.mark.parametrize("env_id", ["BulletCartPole-v0", "BulletCartPolePixels-v0"])
+def test_dqn_remembers_what_happened(tmp_path, monkeypatch, env_id):
+    """Each observation leads to the next; one that ends, to where the pole fell or time was up.
+
+    A time limit of six actions makes sure that both happen.
+    """
+    begun, memory = [], []
+    begin, add = ReplayMemory.begin, ReplayMemory.add
+
+    def beginning(self, observations):
+        begun.append(observations.copy())
+        begin(self, observations)
+
+    def adding(self, *columns):
+        names = ("actions", "rewards", "terminated", "truncated", "following", "finals")
+        memory.append({"before": begun[-1], **dict(zip(names, columns, strict=True))})
+        add(self, *columns)
+        begun.append(memory[-1]["following"].copy())
+
+    monkeypatch.setattr(ReplayMemory, "begin", beginning)
     monkeypatch.setattr(ReplayMemory, "add", adding)
-    settings = {**TINY["dqn"], "n_timesteps": 400, "eval_freq": 400}
-    train("dqn", tmp_path / "run", **settings)
+    settings = {**TINY["dqn"], "n_timesteps": 400, "eval_freq": 400, "frame_stack": 2}
+    keywords = {**small(env_id), "max_episode_steps": 6, "start_range": 0.17}
+    train("dqn", tmp_path / "run", env_id, env_kwargs=keywords, **settings)
     assert len(memory) == 50
-    ends = 0
-    for step, following in itertools.pairwise(memory):
-        for row, ended in enumerate(step["ended"]):
-            after, then = step["next_observations"][row], following["observations"][row]
-            assert np.array_equal(after, then) == (not ended)
-            assert step["terminated"][row] == (abs(after[0]) > 2.4 or abs(after[2]) > 0.2094)
-            ends += ended
-    assert ends > 5
+    ends = {"terminated": 0, "truncated": 0}
+    for step in memory:
+        for row in range(8):
+            before, following = step["before"][row], step["following"][row]
+            ended = step["terminated"][row] or step["truncated"][row]
+            after = step["finals"][row] if ended else following
+            # The stack moves on by one, and what comes in was not there.
+            np.testing.assert_array_equal(after[0], before[1])
+            assert not np.array_equal(after[1], after[0])
+            if ended:
+                np.testing.assert_array_equal(following[0], following[1])
+                assert not np.array_equal(following[1], after[1])
+            if env_id in STATE_IDS:
+                fallen = abs(after[1][0]) > 2.4 or abs(after[1][2]) > 0.2094
+                assert step["terminated"][row] == fallen
+            for name in ends:
+                ends[name] += step[name][row]
+    assert min(ends.values()) > 5, ends
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -726,12 +756,18 @@ def test_learns(tmp_path, algo, env_id):
     assert run.solved, "it never solved all 20 selection episodes"
 
 
+def solves(env_id, algo):
+    """Return whether an algorithm is one that solves the id: on pictures REINFORCE need not."""
+    return env_id in STATE_IDS or algo != "reinforce"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ALGOS)
 def test_bundled_agent_solves_its_task(env_id, algo):
     """The bundled weights reach the threshold over 100 unseen starts, as their card says."""
     returns = evaluate(load_agent(env_id, algo))
-    assert returns.mean() >= gym.spec(env_id).reward_threshold
+    if solves(env_id, algo):
+        assert returns.mean() >= gym.spec(env_id).reward_threshold
     promised = json.loads(pretrained_card(env_id, algo).read_text())["returns"]
     assert promised["episodes"] == len(returns)
     # Another processor may round one of 100 episodes to another end.
@@ -740,33 +776,175 @@ def test_bundled_agent_solves_its_task(env_id, algo):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_bundled_agent_was_trained_as_anyone_can(env_id, algo):
-    """Its card's settings are the preset of the id with seed 0: `bullet-envs train` repeats it."""
+    """Its card's settings are the preset of the id and its seed: `bullet-envs train` repeats it."""
     learner = algorithm(algo)
-    config = learner.config(env_id=env_id, seed=0, **learner.presets[env_id])
     card = json.loads(pretrained_card(env_id, algo).read_text())
+    config = learner.config(env_id=env_id, seed=card["seed"], **learner.presets[env_id])
     assert card["settings"] == json.loads(json.dumps(dataclasses.asdict(config)))
     assert card["env_kwargs"] == {}
+    assert card["renderer"] == ("tiny" if env_id in PIXEL_IDS else None)
+    for name in ("frame_stack", "action_repeat"):
+        assert card[name] == card["settings"][name]
 
 
-def test_bundled_agents_are_those_of_the_results(env_id):
-    """Five seeds of each algorithm solve the id; seed 0 is the one bundled, whatever its score."""
-    rows = [row for row in matrix.read_rows(matrix.CSV_PATH) if row["env_id"] == env_id]
-    for algo in ALGOS:
-        cells = {int(row["seed"]): row for row in rows if row["algo"] == algo}
-        assert sorted(cells) == [0, 1, 2, 3, 4]
-        assert min(float(row["mean"]) for row in cells.values()) >= 475
-        card = json.loads(pretrained_card(env_id, algo).read_text())
-        assert (card["seed"], card["sha256"]) == (0, cells[0]["sha256"])
-        assert card["returns"]["mean"] == float(cells[0]["mean"])
+@pytest.mark.parametrize("algo", ALGOS)
+def test_bundled_agents_are_those_of_the_results(env_id, algo):
+    """Every seed has its row; the first that solves the id, or else seed 0, is the one bundled.
+
+    On states all five seeds solve it. On pictures all three of PPO do, and one of DQN at least.
+    """
+    rows = [row for row in read_rows(matrix.CSV_PATH) if row["env_id"] == env_id]
+    cells = {int(row["seed"]): row for row in rows if row["algo"] == algo}
+    assert sorted(cells) == ([0, 1, 2] if env_id in PIXEL_IDS else [0, 1, 2, 3, 4])
+    means = [float(row["mean"]) for row in cells.values()]
+    if env_id in STATE_IDS or algo == "ppo":
+        assert min(means) >= 475
+    elif algo == "dqn":
+        assert max(means) >= 475
+    card = json.loads(pretrained_card(env_id, algo).read_text())
+    seed = next((seed for seed in sorted(cells) if float(cells[seed]["mean"]) >= 475), 0)
+    assert seed == matrix.bundled_seed(rows, env_id, algo)
+    assert (card["seed"], card["sha256"]) == (seed, cells[seed]["sha256"])
+    assert card["returns"]["mean"] == float(cells[seed]["mean"])
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_bundled_agent_is_small(env_id, algo):
+    """Card and weights take no more than 3 MB."""
+    card = pretrained_card(env_id, algo)
+    weights = card.with_name(json.loads(card.read_text())["weights"])
+    assert card.stat().st_size + weights.stat().st_size <= 3_000_000
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_seed_has_a_curve(env_id, algo):
+    """Learning curves are kept for every seed, and begin before the training of the row ends."""
+    curves = read_rows(matrix.CURVES_PATH)
+    for row in read_rows(matrix.CSV_PATH):
+        if (row["env_id"], row["algo"]) == (env_id, algo):
+            mine = [point for point in curves if matrix.cell_of(point) == matrix.cell_of(row)]
+            steps = [int(point["steps"]) for point in mine]
+            assert steps and steps == sorted(set(steps)) and steps[-1] == int(row["steps"])
+            assert all(1 <= float(point["return"]) <= 500 for point in mine)
 
 
 def test_bundled_results_are_the_readmes():
     """The table of the README is what `make results` writes, to the letter."""
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    rows = matrix.read_rows(matrix.CSV_PATH)
-    assert len(rows) == 34
+    rows = read_rows(matrix.CSV_PATH)
+    assert [matrix.cell_of(row) for row in rows] == matrix.cells()
     assert matrix.table(rows) in readme
-    assert matrix.with_table(readme, rows) == readme
+    assert with_section(readme, "results", matrix.table(rows)) == readme
+
+
+def test_cells_of_the_results():
+    """States: five seeds of each algorithm and both controllers. Pictures: three, and no LQR."""
+    cells = matrix.cells()
+    assert len(cells) == len(set(cells)) == 2 * (2 + 3 * 5) + 2 * (1 + 3 * 3)
+    for env_id in bullet_envs.ENV_IDS:
+        mine = {cell[1:] for cell in cells if cell[0] == env_id}
+        learned = itertools.product(ALGOS, range(3 if env_id in PIXEL_IDS else 5))
+        assert mine == {*learned, *((name, 0) for name in controllers_of(env_id))}
+
+
+@pytest.mark.parametrize(
+    "means, seed",
+    [
+        ({0: 480, 1: 500}, 0),
+        ({0: 474.9, 1: 475, 2: 500}, 1),
+        ({2: 480, 0: 100, 1: 200}, 2),
+        ({0: 30, 1: 400}, 0),
+        ({1: 30}, 0),
+    ],
+    ids=str,
+)
+def test_the_first_seed_that_solves_is_bundled(means, seed):
+    """The first, not the best; seed 0 where none does; other ids and agents have no say."""
+    rows = [
+        {"env_id": "BulletCartPolePixels-v0", "algo": "dqn", "seed": str(seed), "mean": str(mean)}
+        for seed, mean in means.items()
+    ]
+    for other in ({"env_id": "BulletCartPole-v0"}, {"algo": "ppo"}):
+        rows += [{**rows[0], **other, "seed": str(seed), "mean": "500.0"} for seed in range(3)]
+    rows.append({**rows[0], "algo": "random", "seed": ""})
+    assert matrix.bundled_seed(rows, "BulletCartPolePixels-v0", "dqn") == seed
+
+
+def test_learning_curves_are_drawn(tmp_path):
+    """A line per seed, a panel per id and algorithm, as a PNG; of nothing there is no picture."""
+    from matplotlib.axes import Axes
+
+    curves = [
+        {"env_id": env_id, "algo": algo, "seed": str(seed), "steps": str(steps), "return": "9.5"}
+        for env_id, algo, seed in matrix.cells()
+        for steps in (1000, 2000)
+        if algo in ALGOS and "CartPole" in env_id
+    ]
+    drawn = []
+    draw = Axes.plot
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "plot", lambda *args, **kw: drawn.append(args[1:]) or draw(*args, **kw))
+        matrix.plot(curves, tmp_path / "docs" / "curves.png")
+    assert drawn == [([1.0, 2.0], [9.5, 9.5])] * (3 * 5 + 3 * 3)
+    content = (tmp_path / "docs" / "curves.png").read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 10_000
+    matrix.plot([], tmp_path / "nothing.png")
+    assert not (tmp_path / "nothing.png").exists()
+
+
+def test_section_of_a_document():
+    """What stands between the two marks is replaced, whatever it was, and nothing else."""
+    text = "before\n<!-- a -->\nold\n<!-- b -->\n<!-- /a -->\nafter\n"
+    expected = "before\n<!-- a -->\nnew\n<!-- /a -->\nafter\n"
+    assert with_section(text, "a", "new") == expected
+    assert with_section(expected, "a", "new") == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "text", "<!-- b -->x<!-- /b -->", "<!-- a -->", "<!-- a -->\ntext", "<!-- /a -->"]
+)
+def test_a_document_without_the_section_stays_as_it_is(text):
+    """Nothing is lost of a document that lacks the marks, or one of them."""
+    assert with_section(text, "a", "new") == text
+
+
+@pytest.mark.slow
+def test_results_of_a_tiny_matrix(tmp_path, monkeypatch):
+    """`make results`: rows, curves, the bundled agent, the table and the plot of some cells.
+
+    Cells that are there already are not trained again.
+    """
+    monkeypatch.chdir(tmp_path)
+    env_id = "BulletCartPolePixels-v0"
+    monkeypatch.setitem(algorithm("dqn").presets, env_id, tiny("dqn", env_id))
+    card = tmp_path / "bundled" / "card.json"
+    monkeypatch.setattr(matrix, "pretrained_card", lambda *names: card)
+    Path("README.md").write_text("# Title\n<!-- results -->\n<!-- /results -->\n")
+    places = ["--csv", "results.csv", "--curves", "curves.csv"]
+    command = ["matrix", *places, "--envs", env_id, "--algos", "random", "dqn"]
+    monkeypatch.setattr(sys, "argv", command)
+    matrix.main()
+    rows = read_rows(Path("results.csv"))
+    assert [matrix.cell_of(row) for row in rows] == [
+        (env_id, "random", 0),
+        *((env_id, "dqn", seed) for seed in range(3)),
+    ]
+    steps = [(row["seed"], row["steps"]) for row in read_rows(Path("curves.csv"))]
+    assert steps == [(str(seed), step) for seed in range(3) for step in ("208", "416")]
+    agent = load_agent(env_id, card)
+    assert agent.weights_hash == rows[1]["sha256"] and agent.facts["seed"] == 0
+    assert agent.facts["returns"] == {
+        **{name: float(rows[1][name]) for name in ("mean", "std", "worst")},
+        "episodes": 100,
+    }
+    assert matrix.table(rows) in Path("README.md").read_text()
+    assert Path("docs/curves.png").is_file()
+    assert not list(Path("runs/results").iterdir())
+
+    before = Path("results.csv").read_text()
+    monkeypatch.setattr(matrix, "_train_cell", lambda *cell: pytest.fail("trained again"))
+    matrix.main()
+    assert Path("results.csv").read_text() == before
 
 
 def test_table_shows_the_worst_seed():

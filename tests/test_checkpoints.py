@@ -13,6 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from conftest import PIXEL_IDS, STATE_IDS
 from safetensors.torch import save
 from torch import nn
 
@@ -42,7 +43,8 @@ def untrained(seed=0, hidden=(8,), algo="reinforce", env_id=ENV_ID, **env_kwargs
 def saved(tmp_path):
     """Return the card of an untrained agent, saved."""
     agent = untrained()
-    agent.facts = {"seed": 0, "steps": 100, "selection_return": 9.5, "settings": {"gamma": 0.99}}
+    settings = {"env_kwargs": {}, "action_repeat": 1, "gamma": 0.99}
+    agent.facts = {"seed": 0, "steps": 100, "selection_return": 9.5, "settings": settings}
     agent.save(tmp_path / "best.json")
     return tmp_path / "best.json"
 
@@ -106,9 +108,12 @@ def train(network, optimiser, steps):
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_saved_agent_is_loaded_as_it_was(tmp_path, algo, env_id):
+@pytest.mark.parametrize("frame_stack, action_repeat", [(1, 1), (3, 2)])
+def test_saved_agent_is_loaded_as_it_was(tmp_path, algo, env_id, frame_stack, action_repeat):
     """Weights, identity and facts survive, and the loaded agent takes the same actions."""
-    agent = untrained(3, (8, 5), algo, env_id, control_hz=25)
+    env_kwargs = {"control_hz": 25, **({"size": 16} if env_id in PIXEL_IDS else {})}
+    torch.manual_seed(3)
+    agent = algorithm(algo).agent(env_id, env_kwargs, (8, 5), frame_stack, action_repeat)
     agent.facts = {"seed": 7, "steps": 123, "settings": {"gamma": 0.9}}
     agent.save(tmp_path / "card.json")
     loaded = load_agent(env_id, tmp_path / "card.json")
@@ -117,11 +122,36 @@ def test_saved_agent_is_loaded_as_it_was(tmp_path, algo, env_id):
     assert equal(parameters(loaded), parameters(agent))
     assert loaded.weights_hash == agent.weights_hash
     assert loaded.facts == agent.facts
-    assert (loaded.env_id, loaded.env_kwargs, loaded.hidden) == (env_id, {"control_hz": 25}, (8, 5))
+    assert (loaded.env_id, loaded.env_kwargs, loaded.hidden) == (env_id, env_kwargs, (8, 5))
+    assert (loaded.frame_stack, loaded.action_repeat) == (frame_stack, action_repeat)
+    assert loaded.observation_space == agent.observation_space
+    rng = np.random.default_rng(0)
     size = (50, *agent.observation_space.shape)
-    observations = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    if env_id in PIXEL_IDS:
+        observations = rng.integers(0, 256, size, np.uint8)
+    else:
+        observations = rng.normal(size=size).astype(np.float32)
     expected, _ = agent.predict(observations, deterministic=True)
     np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
+    # Its environment is the one that it was trained in, stack and repeat included.
+    with agent.make_env() as env, loaded.make_env() as same:
+        for one, other in ((env, same), (env.env, same.env)):
+            assert type(one) is type(other)
+        np.testing.assert_array_equal(env.reset(seed=0)[0], same.reset(seed=0)[0])
+        np.testing.assert_array_equal(env.step(1)[0], same.step(1)[0])
+
+
+@pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS])
+def test_a_card_says_what_its_agent_sees(tmp_path, env_id):
+    """Stack, repeat and renderer are on the card, and None for one who sees no pictures."""
+    drawn = [("tiny", {}), ("egl", {"renderer": "egl"})] if env_id in PIXEL_IDS else [(None, {})]
+    for renderer, env_kwargs in drawn:
+        agent = algorithm("dqn").agent(env_id, env_kwargs, (8,), 2, 4)
+        agent.save(tmp_path / "card.json")
+        card = json.loads((tmp_path / "card.json").read_text())
+        assert (card["renderer"], card["frame_stack"], card["action_repeat"]) == (renderer, 2, 4)
+        assert card["env_kwargs"] == env_kwargs
+        assert load_agent(env_id, tmp_path / "card.json").renderer == agent.renderer == renderer
 
 
 def test_hash_is_of_the_file(saved):
@@ -244,6 +274,7 @@ def test_flipped_bits_in_a_card_never_change_the_agent(saved):
         else:
             assert equal(parameters(agent), parameters(before))
             assert (agent.algo, agent.env_kwargs, agent.hidden) == ("reinforce", {}, (8,))
+            assert (agent.frame_stack, agent.action_repeat) == (1, 1)
             assert agent.weights_hash == before.weights_hash
     assert refused > FLIPS / 2
 
@@ -455,7 +486,11 @@ def test_other_widths_are_refused(saved, hidden):
 
 
 @pytest.mark.parametrize(
-    "name", ["schema_version", "algo", "env_id", "env_kwargs", "hidden", "weights", "sha256"]
+    "name",
+    [
+        *("schema_version", "algo", "env_id", "env_kwargs", "renderer", "frame_stack"),
+        *("action_repeat", "hidden", "weights", "sha256"),
+    ],
 )
 def test_every_entry_of_a_card_is_checked(saved, name):
     """A card is refused where an entry is missing or of another kind."""
@@ -465,6 +500,37 @@ def test_every_entry_of_a_card_is_checked(saved, name):
         with pytest.raises(CheckpointError):
             load_agent(ENV_ID, saved)
         saved.write_text(content)
+
+
+@pytest.mark.parametrize("name", ["frame_stack", "action_repeat"])
+@pytest.mark.parametrize("value", [0, -1, 65, 10**30, 1.0, True, "1", [1], float("nan")], ids=repr)
+def test_other_stacks_and_repeats_are_refused(saved, name, value):
+    """Neither a number that no setting may have, nor what is no whole number."""
+    rewrite(saved, settings=None, **{name: value})
+    with pytest.raises(CheckpointError):
+        load_agent(ENV_ID, saved)
+
+
+def test_a_card_that_contradicts_itself_is_refused(saved):
+    """No weights tell of the repeat or the keywords: what the settings say must agree."""
+    content = saved.read_text()
+    for change in ({"action_repeat": 2}, {"env_kwargs": {"force": 5}}, {"settings": 5}):
+        rewrite(saved, **change)
+        with pytest.raises(CheckpointError):
+            load_agent(ENV_ID, saved)
+        saved.write_text(content)
+    rewrite(saved, settings=None, action_repeat=2)
+    assert load_agent(ENV_ID, saved).action_repeat == 2
+
+
+@pytest.mark.parametrize("frame_stack", [1, 2, 4])
+def test_a_stack_that_is_not_of_the_weights_is_refused(tmp_path, env_id, frame_stack):
+    """Weights for three frames take neither fewer nor more."""
+    env_kwargs = {"size": 16} if env_id in PIXEL_IDS else {}
+    algorithm("dqn").agent(env_id, env_kwargs, (8,), 3).save(tmp_path / "card.json")
+    rewrite(tmp_path / "card.json", frame_stack=frame_stack)
+    with pytest.raises(CheckpointError, match="weights"):
+        load_agent(env_id, tmp_path / "card.json")
 
 
 @pytest.mark.parametrize(
@@ -505,7 +571,10 @@ def test_an_agent_of_another_id_is_refused(saved):
 
 @pytest.mark.parametrize(
     "setting, value",
-    [("seed", 1), ("gamma", 0.5), ("env_kwargs", {"force": 5.0}), ("hidden", (8,))],
+    [
+        *(("seed", 1), ("gamma", 0.5), ("env_kwargs", {"force": 5.0}), ("hidden", (8,))),
+        *(("frame_stack", 2), ("action_repeat", 2)),
+    ],
 )
 def test_resume_with_other_settings_is_refused(tmp_path, setting, value):
     """A training goes on with its own settings only; the error names the one that differs."""

@@ -279,7 +279,7 @@ def seen(x, theta, *links):
     observer = PixelObserver(task)
     observer.observe(state)
     *_, numbers = p.getCameraImage(
-        *(64, 64, observer._camera.view(task.followed(state)), observer._camera.projection),
+        *(64, 64, observer.camera.view(task.followed(state)), observer.camera.projection),
         flags=p.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX,
         renderer=p.ER_TINY_RENDERER,
         physicsClientId=observer._studio._world.client,

@@ -1,0 +1,478 @@
+"""What pixel agents see with, what they remember of it, and what is put around their environment.
+
+The replay memory of every kind of observation is here, states without a stack among them.
+"""
+
+import dataclasses
+import itertools
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import PIXEL_IDS, STATE_IDS
+from gymnasium.spaces import Box
+from gymnasium.wrappers import FrameStackObservation, TimeLimit
+from stable_baselines3 import PPO
+
+from bullet_envs.agents import ALGOS, algorithm, load_agent
+from bullet_envs.agents.dqn import Batch, ReplayMemory
+from bullet_envs.agents.learned import build_network
+from bullet_envs.agents.vision import MAPS, POSITION_GAIN, SPEED_GAIN, Keypoints
+from bullet_envs.agents.wrappers import ActionRepeat
+
+STRIDE = 3  # of the first convolution (pixels)
+
+
+def keypoints(shape=(1, 64, 64, 3), seed=0):
+    torch.manual_seed(seed)
+    return Keypoints(shape)
+
+
+def blob(x, y, size=64):
+    """Return a black picture with a white square."""
+    picture = np.zeros((size, size, 3), np.uint8)
+    picture[y : y + 6, x : x + 6] = 255
+    return picture
+
+
+def some_stacks(rows=5, frames=3, size=24):
+    pixels = np.random.default_rng(0).integers(0, 256, (rows, frames, size, size, 3), np.uint8)
+    return torch.from_numpy(pixels)
+
+
+def points_of(network, pictures):
+    """Return the keypoints of pictures, shape (pictures, MAPS, 2)."""
+    with torch.no_grad():
+        return network(torch.from_numpy(np.array(pictures))[:, None]).view(len(pictures), MAPS, 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_keypoints_follow_a_blob(seed):
+    """Each map's keypoint moves in step with a blob, as far along x as along y, in its direction.
+
+    Maps differ in how far: what is left is the pull of the ground, which has no place.
+    """
+    network = keypoints(seed=seed)
+    ways = [12 + STRIDE * step for step in range(10)]
+    along_x = points_of(network, [blob(way, 24) for way in ways]).diff(dim=0)
+    along_y = points_of(network, [blob(24, way) for way in ways]).diff(dim=0)
+    columns = (64 - 5) // STRIDE + 1 - 2
+    one_column = POSITION_GAIN * 2 / (columns - 1)
+    share = along_x[0, :, 0] / one_column
+    for step in range(len(ways) - 1):
+        torch.testing.assert_close(along_x[step, :, 0] / one_column, share, atol=1e-4, rtol=0)
+        torch.testing.assert_close(along_y[step, :, 1] / one_column, share, atol=1e-4, rtol=0)
+    assert along_x[..., 1].abs().max() < 1e-4 > along_y[..., 0].abs().max()
+    # Without any training the better half of the maps is drawn to the blob already.
+    assert share.median() > 0.4 and share.max() > 0.95 and share.max() < 1.001
+
+
+def test_a_keypoint_is_where_its_map_is():
+    """x grows to the right and y downwards, from -POSITION_GAIN to POSITION_GAIN at the edges."""
+    network = keypoints()
+    with torch.no_grad():
+        network.sharpness.fill_(100.0)  # each map is its one brightest place
+    points = points_of(network, [blob(0, 0), blob(58, 0), blob(0, 58), blob(58, 58)])
+    assert points.abs().max() <= POSITION_GAIN * 1.0001
+    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]]) * POSITION_GAIN
+    off = (points - corners[:, None]).abs().amax(2)  # (corners, maps)
+    # A map may be drawn to the dark instead, but not many are.
+    assert (off < POSITION_GAIN / 4).all(0).float().mean() > 0.5
+
+
+def test_a_random_network_tells_where_the_ball_is():
+    """Its readout by least squares tells the ball's place on unseen pictures, as its text says."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform(-0.08, 0.08, (300, 2))
+    pictures = []
+    with gym.make("BalancingPlatePixels-v0") as env:
+        env.reset(seed=0)
+        height = env.unwrapped.state()["ball_z"]
+        for x, y in places:
+            start = {"ball_x": float(x), "ball_y": float(y), "ball_z": height}
+            pictures.append(env.reset(options={"state": start})[0])
+    features = points_of(keypoints(), pictures).flatten(1).numpy()
+    features = np.column_stack([features, np.ones(len(features))])
+    weights, *_ = np.linalg.lstsq(features[:200], places[:200], rcond=None)
+    error = features[200:] @ weights - places[200:]
+    assert (1 - (error**2).mean(0) / places[200:].var(0)).min() > 0.97
+
+
+def test_features_are_of_the_latest_frame_and_of_changes():
+    """Positions in the latest frame, then changes from each frame to the next, oldest first."""
+    network, single = keypoints((3, 24, 24, 3)), keypoints((1, 24, 24, 3), seed=1)
+    # The weights do not depend on the length of the stack: all frames share them.
+    single.load_state_dict(network.state_dict())
+    stacks = some_stacks()
+    with torch.no_grad():
+        features = network(stacks)
+        first, middle, latest = (single(stacks[:, frame : frame + 1]) for frame in range(3))
+    assert features.shape == (5, network.outputs) == (5, 3 * 2 * MAPS)
+    expected = [latest, SPEED_GAIN * (middle - first), SPEED_GAIN * (latest - middle)]
+    torch.testing.assert_close(features, torch.cat(expected, 1), atol=1e-4, rtol=1e-4)
+
+
+def test_a_still_stack_has_no_speed():
+    """A picture and its repetitions: positions, and zeros to the bit."""
+    network = keypoints((4, 24, 24, 3))
+    stacks = some_stacks(frames=1).repeat(1, 4, 1, 1, 1)
+    with torch.no_grad():
+        features = network(stacks)
+    assert (features[:, 2 * MAPS :] == 0).all()
+    assert (features[:, : 2 * MAPS] != 0).all()
+
+
+def test_uint8_and_float_are_the_same_pixels():
+    """SB3 gives floats from 0 to 255, the replay memory bytes: the features are equal."""
+    network = keypoints((3, 24, 24, 3))
+    stacks = some_stacks()
+    with torch.no_grad():
+        assert torch.equal(network(stacks), network(stacks.float()))
+        assert not torch.equal(network(stacks), network(stacks.float() / 255))
+
+
+@pytest.mark.parametrize("size", [16, 17, 64, 84])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_every_weight_of_the_eyes_learns(size, frames):
+    """Whatever the size, features are finite and each weight but one kind has a gradient.
+
+    A bias of the last convolution shifts a map as a whole, which the normalisation takes away.
+    """
+    network = keypoints((frames, size, size, 3))
+    features = network(some_stacks(4, frames, size))
+    assert torch.isfinite(features).all()
+    (features * torch.randn_like(features)).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert torch.isfinite(parameter.grad).all()
+        if name != "convolutions.2.bias":
+            assert parameter.grad.abs().max() > 1e-5, name
+
+
+@pytest.mark.parametrize(
+    "shape, dtype",
+    [((4,), np.float32), ((3, 4), np.float32), ((1, 16, 16, 3), np.uint8)],
+    ids=["state", "states", "pictures"],
+)
+def test_a_network_for_every_observation(shape, dtype):
+    """The same call builds a network for a state, a stack of states and a stack of pictures."""
+    network = build_network(Box(0, 255, shape, dtype), (8, 5), 4)
+    batch = torch.from_numpy(np.ones((7, *shape), dtype))
+    assert network(batch).shape == (7, 4)
+    assert isinstance(network[0], Keypoints) == (len(shape) == 4)
+
+
+# Space of an observation, with its stack, and the length of that.
+STATE = (Box(-np.inf, np.inf, (2,), np.float32), 1)
+STATES = (Box(-np.inf, np.inf, (3, 2), np.float32), 3)
+PICTURE = (Box(0, 255, (1, 4, 4, 3), np.uint8), 1)
+PICTURES = (Box(0, 255, (3, 4, 4, 3), np.uint8), 3)
+KINDS = pytest.mark.parametrize(
+    "kind", [STATE, STATES, PICTURE, PICTURES], ids=["state", "states", "picture", "pictures"]
+)
+
+
+class World:
+    """Random episodes of several environments, each observation another, and all they showed.
+
+    ``past[env][time]`` is a transition with its whole stacks before and after the action.
+    """
+
+    def __init__(self, kind, n_envs, seed=0):
+        space, self.frames = kind
+        self.single = space.shape if len(space.shape) == 1 else space.shape[1:]
+        self.stacked = len(space.shape) > 1
+        self.dtype = space.dtype
+        self.rng = np.random.default_rng(seed)
+        self.past = [[] for _ in range(n_envs)]
+        self.begin()
+
+    def frame(self):
+        if self.dtype == np.uint8:
+            return self.rng.integers(0, 256, self.single, np.uint8)
+        return self.rng.normal(size=self.single).astype(np.float32)
+
+    def seen(self, env):
+        """Return what the environment shows: its stack begins with copies of the first frame."""
+        episode = self.episodes[env]
+        padded = [episode[0]] * self.frames + episode
+        return np.array(padded[-self.frames :]) if self.stacked else episode[-1]
+
+    def begin(self):
+        self.episodes = [[self.frame()] for _ in self.past]
+        return self.observations()
+
+    def observations(self):
+        return np.array([self.seen(env) for env in range(len(self.past))])
+
+    def step(self, memory):
+        """Take a random step everywhere, ended at random, and tell the memory."""
+        n_envs = len(self.past)
+        actions, rewards = self.rng.integers(0, 4, n_envs), self.rng.normal(size=n_envs)
+        terminated, truncated = self.rng.random((2, n_envs)) < 0.1
+        finals = np.full(n_envs, None, object)
+        for env, past in enumerate(self.past):
+            before = self.seen(env)
+            self.episodes[env].append(self.frame())
+            past.append(
+                {
+                    "observation": before,
+                    "next": self.seen(env),
+                    "action": actions[env],
+                    "reward": np.float32(rewards[env]),
+                    "terminated": terminated[env],
+                    "ended": terminated[env] or truncated[env],
+                }
+            )
+            if past[-1]["ended"]:
+                finals[env] = self.seen(env)
+                self.episodes[env] = [self.frame()]
+        given = finals if (terminated | truncated).any() else None
+        memory.add(actions, rewards, terminated, truncated, self.observations(), given)
+
+    def cut(self, memory):
+        """Break all episodes off, as an evaluation does."""
+        memory.cut()
+        for past in self.past:
+            past[-1]["ended"] = True
+        memory.begin(self.begin())
+
+
+def remembered(kind, length, n_envs, added, cuts=(), seed=0):
+    """Fill a memory from a world; return both."""
+    world = World(kind, n_envs, seed)
+    # A size that the number of environments does not divide is rounded down.
+    memory = ReplayMemory(length * n_envs + seed % n_envs, n_envs, *kind)
+    memory.begin(world.observations())
+    for time in range(added):
+        world.step(memory)
+        if time in cuts:
+            world.cut(memory)
+    return memory, world
+
+
+def brute_force(past, start, n_steps, gamma):
+    """Return return, last transition and bootstrap factor of a window, the slow way."""
+    total = 0.0
+    for step in range(n_steps):
+        transition = past[start + step]
+        total += gamma**step * transition["reward"]
+        if transition["ended"]:
+            break
+    return total, transition, 0.0 if transition["terminated"] else gamma ** (step + 1)
+
+
+@KINDS
+@pytest.mark.parametrize("n_steps", [1, 5])
+@pytest.mark.parametrize(
+    "length, added", [(50, 20), (50, 50), (50, 51), (50, 130), (8, 500)], ids=str
+)
+def test_windows_against_brute_force(kind, n_steps, length, added):
+    """Each of 3,000 windows of a ring, new, full or wrapped, is as if whole stacks had been kept.
+
+    None begins before the oldest transition with a whole stack, none is incomplete at the newest,
+    and all others are drawn.
+    """
+    cuts = (10, 33, added - 9, added - 1)
+    memory, world = remembered(kind, length, 3, added, cuts, seed=length + added)
+    batch = memory.sample(3000, n_steps, 0.9, np.random.default_rng(1))
+    places = {
+        transition["observation"].tobytes(): (env, time)
+        for env, past in enumerate(world.past)
+        for time, transition in enumerate(past)
+    }
+    assert len(places) == 3 * added
+    assert batch.observations.numpy().dtype == world.dtype
+    begun, ends = set(), set()
+    for row in range(3000):
+        env, start = places[batch.observations[row].numpy().tobytes()]
+        begun.add((env, start))
+        total, last, bootstrap = brute_force(world.past[env], start, n_steps, 0.9)
+        assert batch.actions[row] == world.past[env][start]["action"]
+        assert batch.returns[row].item() == pytest.approx(total, abs=1e-5)
+        assert batch.bootstrap[row].item() == pytest.approx(bootstrap, abs=1e-6)
+        if not last["terminated"]:  # nobody looks at what follows a termination
+            np.testing.assert_array_equal(batch.next_observations[row], last["next"])
+        ends.add((last["terminated"], last["ended"]))
+    starts = range(max(0, added - length + world.frames - 1), added - n_steps + 1)
+    assert begun == set(itertools.product(range(3), starts))
+    if length == 50:
+        assert ends == {(False, False), (False, True), (True, True)}
+
+
+@KINDS
+@pytest.mark.parametrize("added", [30, 175])
+def test_restored_memory_goes_on_as_the_original(kind, added):
+    """A memory from a checkpoint gives the same samples, now and after more is added."""
+    memory, world = remembered(kind, 50, 3, added, cuts=(added - 20, added - 1))
+    copy = ReplayMemory(150, 3, *kind)
+    copy.restore({name: tensor.clone() for name, tensor in memory.tensors().items()})
+    assert memory.finals and copy.finals.keys() == memory.finals.keys()
+    for round_ in range(60):
+        one, other = (m.sample(64, 4, 0.9, np.random.default_rng(round_)) for m in (memory, copy))
+        for field in dataclasses.fields(Batch):
+            assert torch.equal(getattr(one, field.name), getattr(other, field.name))
+        state = world.rng.bit_generator.state, [list(frames) for frames in world.episodes]
+        world.step(memory)
+        world.rng.bit_generator.state, world.episodes = state
+        world.step(copy)
+    assert copy.finals.keys() == memory.finals.keys()
+
+
+def test_a_memory_without_finals_is_restored():
+    """A checkpoint before the first time limit holds no last pictures."""
+    memory = ReplayMemory(30, 3, *PICTURES)
+    copy = ReplayMemory(30, 3, *PICTURES)
+    copy.restore(memory.tensors())
+    assert copy.finals == {} and copy.added == 0
+
+
+def test_every_picture_is_kept_once():
+    """100,000 transitions of stacks of 64 x 64 pixels take little more than their pictures."""
+    memory = ReplayMemory(4_000, 8, Box(0, 255, (3, 64, 64, 3), np.uint8), 3)
+    kept = sum(column.nbytes for column in memory.columns.values())
+    assert kept * 100_000 / 4_000 < 1.02 * 100_000 * 64 * 64 * 3 < 3e9
+
+
+def test_last_pictures_go_with_their_transitions():
+    """However long a training is, it keeps no more last pictures than it has room for."""
+    memory, _ = remembered(PICTURES, 20, 3, 600, cuts=range(0, 600, 7))
+    assert 0 < len(memory.finals) <= 20 * 3 // 2
+    times = {(memory.added - 1 - age) % memory.length for age in range(memory.length)}
+    assert {time for time, _ in memory.finals} <= times
+
+
+class Counting(gym.Env):
+    """Pays the number of the step, and terminates at one."""
+
+    action_space = gym.spaces.Discrete(2)
+    observation_space = Box(0, np.inf, (1,), np.float32)
+
+    def __init__(self, end=10**9):
+        self.end = end
+        self.actions = []
+
+    def reset(self, *, seed=None, options=None):
+        self.actions = []
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.actions.append(action)
+        count = len(self.actions)
+        return np.full(1, count, np.float32), float(count), count == self.end, False, {"n": count}
+
+
+def test_action_repeat_sums_rewards():
+    """An action is taken so many times; the last observation and info, and all rewards, return."""
+    env = ActionRepeat(Counting(), 3)
+    env.reset()
+    assert env.step(1) == (np.full(1, 3), 1 + 2 + 3, False, False, {"n": 3})
+    assert env.step(0) == (np.full(1, 6), 4 + 5 + 6, False, False, {"n": 6})
+    assert env.unwrapped.actions == [1, 1, 1, 0, 0, 0]
+
+
+def test_action_repeat_stops_at_an_end():
+    """Neither a termination nor a truncation is stepped over."""
+    env = ActionRepeat(Counting(end=5), 3)
+    env.reset()
+    env.step(0)
+    assert env.step(0) == (np.full(1, 5), 4 + 5, True, False, {"n": 5})
+    assert len(env.unwrapped.actions) == 5
+
+    env = ActionRepeat(TimeLimit(Counting(), 4), 3)
+    env.reset()
+    env.step(0)
+    assert env.step(0) == (np.full(1, 4), 4, False, True, {"n": 4})
+    assert len(env.unwrapped.actions) == 4
+
+
+@pytest.mark.parametrize("env_id", STATE_IDS)
+@pytest.mark.parametrize("times, actions", [(1, 500), (2, 250), (3, 167)])
+def test_time_limit_counts_steps_of_the_environment(env_id, times, actions):
+    """An episode to the time limit returns 500 whatever the repeat; the actions are fewer."""
+    agent = load_agent(env_id, "lqr")
+    agent.action_repeat = times
+    with agent.make_env() as env:
+        observation, _ = env.reset(seed=0)
+        total, count, ended = 0.0, 0, False
+        while not ended:
+            observation, reward, terminated, truncated, _ = env.step(agent.predict(observation)[0])
+            total, count, ended = total + reward, count + 1, terminated or truncated
+        assert (total, count, terminated) == (500.0, actions, False)
+
+
+def untrained(env_id, algo="dqn", frame_stack=1, action_repeat=1, **env_kwargs):
+    torch.manual_seed(0)
+    return algorithm(algo).agent(env_id, env_kwargs, (8,), frame_stack, action_repeat)
+
+
+@pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS])
+def test_a_stack_is_of_what_an_agent_saw(env_id):
+    """Frames of a stack lie a whole repeated action apart: the repeat is inside, the stack outside.
+
+    Before the first action the stack repeats what the reset showed.
+    """
+    kwargs = {"size": 16} if env_id in PIXEL_IDS else {}
+    agent = untrained(env_id, frame_stack=3, action_repeat=2, **kwargs)
+    with agent.make_env() as env, gym.make(env_id, **kwargs) as bare:
+        assert isinstance(env, FrameStackObservation) and isinstance(env.env, ActionRepeat)
+        assert agent.observation_space == env.observation_space
+        frames = [bare.reset(seed=3)[0]] * 3
+        stack, _ = env.reset(seed=3)
+        np.testing.assert_array_equal(stack, frames)
+        for action in (0, 1, 1, 0):
+            stack, reward, *_ = env.step(action)
+            bare.step(action)
+            frames = [*frames[1:], bare.step(action)[0]]
+            np.testing.assert_array_equal(stack, frames)
+            assert reward == 2
+
+
+@pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS])
+def test_pictures_always_come_in_a_stack(env_id):
+    """A state needs none; one picture is a stack of one, for controllers as for networks."""
+    with gym.make(env_id) as env:
+        shape = env.observation_space.shape
+    agents = [untrained(env_id), load_agent(env_id, "random")]
+    for agent in agents:
+        stacked = (1, *shape) if env_id in PIXEL_IDS else shape
+        assert agent.observation_space.shape == stacked
+        with agent.make_env() as env:
+            assert env.observation_space.shape == stacked
+
+
+@pytest.mark.parametrize("env_id", PIXEL_IDS)
+@pytest.mark.parametrize("algo", ALGOS)
+def test_what_a_network_is_shown(env_id, algo):
+    """Pictures stay bytes up to the network, whose first part are the keypoints."""
+    agent = untrained(env_id, algo, frame_stack=2, size=16)
+    assert agent.renderer == "tiny"
+    assert agent.tensor(np.zeros((1, 2, 16, 16, 3), np.uint8)).dtype == torch.uint8
+    assert sum(isinstance(part, Keypoints) for part in agent.network.modules()) == 1
+    assert untrained(env_id.replace("Pixels", ""), algo).renderer is None
+
+
+@pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS])
+def test_policy_kwargs_are_for_sb3_itself(env_id):
+    """PPO("MlpPolicy", agent.make_env(), policy_kwargs=agent.policy_kwargs) is the same network."""
+    kwargs = {"size": 16} if env_id in PIXEL_IDS else {}
+    agent = untrained(env_id, "ppo", frame_stack=2, action_repeat=2, **kwargs)
+    with agent.make_env() as env:
+        model = PPO(
+            *("MlpPolicy", env),
+            policy_kwargs=agent.policy_kwargs,
+            n_steps=32,
+            batch_size=16,
+            n_epochs=1,
+            device="cpu",
+        )
+        before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+        model.learn(32)
+        after = model.policy.state_dict()
+        still = {name for name in before if torch.equal(before[name], after[name])}
+        assert not [name for name in still if "bias" not in name], still
+        # The policy trained by SB3 alone is one that the agent can take over and act with.
+        agent.network.load_state_dict(after)
+        observation, _ = env.reset(seed=0)
+        expected, _ = model.predict(observation, deterministic=True)
+        assert agent.predict(observation, deterministic=True)[0] == expected
