@@ -10,12 +10,14 @@ Deviations:
 Run ``bullet-envs train --algo ppo --env BalancingPlate-v0``: about a minute on one core.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.wrappers import TransformReward
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -45,6 +47,9 @@ class PPOConfig(Config):
         learning_rate: at the start, above 0; falls linearly to zero.
         clip_range: at the start, above 0; falls linearly to zero.
         ent_coef: weight of the entropy bonus, from 0.
+        target_kl: end an update early where the policy has moved 1.5 times so far; 0 never does.
+        reward_scale: factor of the rewards that PPO learns from, above 0. Where both networks see
+            with the same eyes, values far above 1 would drown the policy's gradient.
         hidden: widths of the hidden layers of policy and value network.
     """
 
@@ -57,6 +62,8 @@ class PPOConfig(Config):
     learning_rate: float = 1e-3
     clip_range: float = 0.2
     ent_coef: float = 0.0
+    target_kl: float = 0.0
+    reward_scale: float = 1.0
     hidden: tuple[int, ...] = (64, 64)
 
     def __post_init__(self) -> None:
@@ -71,6 +78,8 @@ class PPOConfig(Config):
         self.require("learning_rate", float, 1e-8, 1)
         self.require("clip_range", float, 1e-8, 1)
         self.require("ent_coef", float, 0, 1)
+        self.require("target_kl", float, 0, 10)
+        self.require("reward_scale", float, 1e-6, 1e6)
         self.require_widths("hidden")
         rollout = self.n_envs * self.n_steps
         if rollout % self.batch_size:
@@ -194,7 +203,10 @@ def train(config: PPOConfig, run: Run) -> PPOAgent:
     """Train until the run is finished and return the agent as it is then."""
     set_random_seed(derived_seed(config.seed))
     agent = PPOAgent(*config.of_agent)
-    envs = make_vec_env(agent.make_env, config.n_envs)
+    scaled = {"func": lambda reward: config.reward_scale * reward}
+    envs = make_vec_env(
+        agent.make_env, config.n_envs, wrapper_class=TransformReward, wrapper_kwargs=scaled
+    )
     model = PPO(
         "MlpPolicy",
         envs,
@@ -206,16 +218,18 @@ def train(config: PPOConfig, run: Run) -> PPOAgent:
         gae_lambda=config.gae_lambda,
         clip_range=LinearSchedule(config.clip_range, 0.0, 1.0),
         ent_coef=config.ent_coef,
+        target_kl=config.target_kl or None,
         policy_kwargs=agent.policy_kwargs,
         device="cpu",
     )
     if run.restored is not None:
         restore_learner(run.restored, {"policy": model.policy}, model.policy.optimizer)
-        model.num_timesteps = run.steps
+        model.num_timesteps = run.steps // config.action_repeat  # SB3 counts actions
     model.set_logger(Logger(None, [_RunWriter(run)]))
     callback = _RunCallback(run, agent)
     if not run.finished:
-        model.learn(config.n_timesteps - run.steps, callback, reset_num_timesteps=False)
+        actions = math.ceil((config.n_timesteps - run.steps) / config.action_repeat)
+        model.learn(actions, callback, reset_num_timesteps=False)
         if run.evaluation_due and not run.stopped:
             callback.evaluate()
     envs.close()

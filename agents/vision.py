@@ -24,22 +24,26 @@ class Keypoints(nn.Module):
        between frames, since speeds are what a single one does not show.
 
     Args:
-        shape: of a stack of frames: (frames, height, width, channels), at least 16 pixels wide.
+        shape: of a stack of frames: (frames, height, width, channels), at least 20 x 20 pixels.
 
     Attributes:
         outputs: number of features.
+
+    Raises:
+        ValueError: the pictures are too small.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         frames, height, width, channels = shape
+        if min(height, width) < 20:  # the maps would be of one pixel
+            raise ValueError(f"pictures must be of 20 x 20 pixels or more, not {height} x {width}")
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 16, kernel_size=5, stride=3),
             nn.ReLU(),
             nn.Conv2d(16, MAPS, kernel_size=3),
         )
-        self.norm = nn.InstanceNorm2d(MAPS)
-        self.sharpness = nn.Parameter(torch.ones(MAPS, 1, 1))
+        self.norm = nn.InstanceNorm2d(MAPS, affine=True)
         with torch.no_grad():
             rows, columns = self.convolutions(torch.zeros(1, channels, height, width)).shape[2:]
         y, x = torch.meshgrid(
@@ -57,7 +61,7 @@ class Keypoints(nn.Module):
         """
         rows, frames = stacks.shape[:2]
         images = stacks.flatten(0, 1).permute(0, 3, 1, 2).float() / 255 - 0.5
-        maps = self.norm(self.convolutions(images)) * self.sharpness
+        maps = self.norm(self.convolutions(images))
         points = (maps.flatten(2).softmax(2) @ self.grid).view(rows, frames, -1)
         changes = SPEED_GAIN * (points[:, 1:] - points[:, :-1])
         return torch.cat([points[:, -1], changes.flatten(1)], dim=1)

@@ -143,10 +143,11 @@ def _pair(text: str) -> tuple[str, Any]:
 
 def _check_env(options: argparse.Namespace) -> None:
     """Refuse keywords that the environment does not have."""
-    create: Any = load_env_creator(str(gym.spec(options.env).entry_point))
+    spec = gym.spec(options.env)
+    create: Any = load_env_creator(str(spec.entry_point))
     if "render_mode" in (keywords := dict(options.env_kwargs)):
         raise ValueError("render_mode is for the command to choose; --env-kwargs cannot set it")
-    create(**keywords).close()
+    create(**{**spec.kwargs, **keywords}).close()
 
 
 def _load(options: argparse.Namespace) -> Any:

@@ -53,11 +53,11 @@ SHORT = {
     "ppo": {"n_timesteps": 5000, "eval_freq": 1000, "n_steps": 32, "hidden": (16,)},
 }
 # What makes a training on pictures as short: they are small, and so are the episodes in actions.
-PICTURES = {"env_kwargs": {"size": 16}, "frame_stack": 2, "action_repeat": 2}
+PICTURES = {"env_kwargs": {"size": 20}, "frame_stack": 2, "action_repeat": 2}
 TINY_PICTURES = {
     "reinforce": {"n_timesteps": 400, "eval_freq": 200, "episodes": 2, **PICTURES},
     "dqn": {"n_timesteps": 400, "eval_freq": 200, "learning_starts": 100, **PICTURES},
-    "ppo": {"n_timesteps": 512, "eval_freq": 256, "n_steps": 16, "batch_size": 64, **PICTURES},
+    "ppo": {"n_timesteps": 1024, "eval_freq": 512, "n_steps": 16, "batch_size": 64, **PICTURES},
 }
 
 
@@ -73,7 +73,7 @@ KINDS = [
 
 def small(env_id):
     """Return keywords that make the pictures of an id small, none for the ids of states."""
-    return {"size": 16} if env_id in PIXEL_IDS else {}
+    return {"size": 20} if env_id in PIXEL_IDS else {}
 
 
 def untrained(env_id, algo, **env_kwargs):
@@ -525,7 +525,9 @@ def test_same_seed_same_weights(tmp_path, algo, env_id):
     seen = {}
     for name, seed in seeds.items():
         _, agent = train(algo, tmp_path / name, env_id, seed=seed, **tiny(algo, env_id))
-        seen[name] = {**outcome(tmp_path / name), "final": digest(agent.network.state_dict())}
+        # SB3 lists the parts that actor and critic share more than once.
+        final = {name: tensor.clone() for name, tensor in agent.network.state_dict().items()}
+        seen[name] = {**outcome(tmp_path / name), "final": digest(final)}
         # What others draw from the global generators is no business of a training.
         torch.rand(seed + 1)
         np.random.random(3)
@@ -649,7 +651,7 @@ def test_pixel_training_is_resumed_exactly(tmp_path, monkeypatch, algo, env_id):
 @pytest.mark.parametrize("algo", ["dqn", "ppo"])
 def test_steps_are_those_of_the_environment(tmp_path, algo):
     """A training whose actions last three steps takes a third as many of them."""
-    settings = {**TINY[algo], "n_timesteps": 600, "eval_freq": 300, "solved_evaluations": 0}
+    settings = {**TINY[algo], "n_timesteps": 1536, "eval_freq": 1536, "solved_evaluations": 0}
     actions = {}
     for repeat in (1, 3):
         folder = tmp_path / str(repeat)
@@ -665,8 +667,9 @@ def test_steps_are_those_of_the_environment(tmp_path, algo):
             patch.setattr(Run, "evaluate", lambda run, agent: None)
             run, _ = train(algo, folder, action_repeat=repeat, **settings)
         actions[repeat] = sum(env.actions for env in envs)
-        assert run.steps == actions[repeat] * repeat >= 600
-    assert actions[3] < 0.6 * actions[1]
+        # No more than the rest of a rollout above what was asked for.
+        assert 1536 <= run.steps == actions[repeat] * repeat < 1536 + 8 * 32 * repeat
+    assert actions[3] < 0.4 * actions[1]
 
 
 class Counting(gym.Wrapper):

@@ -5,6 +5,7 @@ import dataclasses
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import STATE_IDS
 
 from bullet_envs import assets
 from bullet_envs.agents import ALGOS, load_agent
@@ -23,6 +24,7 @@ ORIGINAL_PLATE = {
 TWINS = {"CartPole-v1": "BulletCartPole-v0", "BulletCartPole-v0": "CartPole-v1"}
 
 
+@pytest.mark.parametrize("env_id", STATE_IDS)
 def test_lqr_solves_every_start(env_id, continuous):
     """The LQR lasts all 500 actions from 100 starts of 100, bang-bang and continuous."""
     returns = evaluate(load_agent(env_id, "lqr", continuous=continuous))

@@ -21,8 +21,6 @@ from bullet_envs.agents.learned import build_network
 from bullet_envs.agents.vision import MAPS, POSITION_GAIN, SPEED_GAIN, Keypoints
 from bullet_envs.agents.wrappers import ActionRepeat
 
-STRIDE = 3  # of the first convolution (pixels)
-
 
 def keypoints(shape=(1, 64, 64, 3), seed=0):
     torch.manual_seed(seed)
@@ -54,11 +52,11 @@ def test_keypoints_follow_a_blob(seed):
     Maps differ in how far: what is left is the pull of the ground, which has no place.
     """
     network = keypoints(seed=seed)
-    ways = [12 + STRIDE * step for step in range(10)]
-    along_x = points_of(network, [blob(way, 24) for way in ways]).diff(dim=0)
-    along_y = points_of(network, [blob(24, way) for way in ways]).diff(dim=0)
-    columns = (64 - 5) // STRIDE + 1 - 2
-    one_column = POSITION_GAIN * 2 / (columns - 1)
+    stride = network.convolutions[0].stride[0]  # a blob that moves so far moves a map by a pixel
+    ways = [14 + stride * step for step in range(8)]
+    along_x = points_of(network, [blob(way, ways[2]) for way in ways]).diff(dim=0)
+    along_y = points_of(network, [blob(ways[2], way) for way in ways]).diff(dim=0)
+    one_column = POSITION_GAIN * 2 / (len(network.grid) ** 0.5 - 1)
     share = along_x[0, :, 0] / one_column
     for step in range(len(ways) - 1):
         torch.testing.assert_close(along_x[step, :, 0] / one_column, share, atol=1e-4, rtol=0)
@@ -77,8 +75,8 @@ def test_a_keypoint_is_where_its_map_is():
     assert points.abs().max() <= POSITION_GAIN * 1.0001
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]]) * POSITION_GAIN
     off = (points - corners[:, None]).abs().amax(2)  # (corners, maps)
-    # A map may be drawn to the dark instead, but not many are.
-    assert (off < POSITION_GAIN / 4).all(0).float().mean() > 0.5
+    # Maps that are drawn to the dark instead go elsewhere.
+    assert (off < POSITION_GAIN / 4).all(0).float().mean() > 0.25
 
 
 def test_a_random_network_tells_where_the_ball_is():
@@ -96,7 +94,7 @@ def test_a_random_network_tells_where_the_ball_is():
     features = np.column_stack([features, np.ones(len(features))])
     weights, *_ = np.linalg.lstsq(features[:200], places[:200], rcond=None)
     error = features[200:] @ weights - places[200:]
-    assert (1 - (error**2).mean(0) / places[200:].var(0)).min() > 0.97
+    assert (1 - (error**2).mean(0) / places[200:].var(0)).min() > 0.95
 
 
 def test_features_are_of_the_latest_frame_and_of_changes():
@@ -130,9 +128,15 @@ def test_uint8_and_float_are_the_same_pixels():
     with torch.no_grad():
         assert torch.equal(network(stacks), network(stacks.float()))
         assert not torch.equal(network(stacks), network(stacks.float() / 255))
+        # The convolutions get numbers from -0.5 to 0.5.
+        seen = []
+        network.convolutions.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        network(stacks)
+        assert (stacks.min(), stacks.max()) == (0, 255)
+        assert (seen[0].min(), seen[0].max()) == (-0.5, 0.5)
 
 
-@pytest.mark.parametrize("size", [16, 17, 64, 84])
+@pytest.mark.parametrize("size", [20, 23, 64, 84])
 @pytest.mark.parametrize("frames", [1, 3])
 def test_every_weight_of_the_eyes_learns(size, frames):
     """Whatever the size, features are finite and each weight but one kind has a gradient.
@@ -149,9 +153,20 @@ def test_every_weight_of_the_eyes_learns(size, frames):
             assert parameter.grad.abs().max() > 1e-5, name
 
 
+def test_pictures_that_are_too_small_are_refused():
+    """The error says how large they must be, before anything is trained."""
+    for shape in ((3, 19, 64, 3), (3, 64, 16, 3)):
+        with pytest.raises(
+            ValueError, match=f"20 x 20 pixels or more, not {shape[1]} x {shape[2]}"
+        ):
+            Keypoints(shape)
+    with pytest.raises(ValueError, match="20 x 20"):
+        untrained(PIXEL_IDS[0], size=16)
+
+
 @pytest.mark.parametrize(
     "shape, dtype",
-    [((4,), np.float32), ((3, 4), np.float32), ((1, 16, 16, 3), np.uint8)],
+    [((4,), np.float32), ((3, 4), np.float32), ((1, 20, 20, 3), np.uint8)],
     ids=["state", "states", "pictures"],
 )
 def test_a_network_for_every_observation(shape, dtype):
@@ -412,7 +427,7 @@ def test_a_stack_is_of_what_an_agent_saw(env_id):
 
     Before the first action the stack repeats what the reset showed.
     """
-    kwargs = {"size": 16} if env_id in PIXEL_IDS else {}
+    kwargs = {"size": 20} if env_id in PIXEL_IDS else {}
     agent = untrained(env_id, frame_stack=3, action_repeat=2, **kwargs)
     with agent.make_env() as env, gym.make(env_id, **kwargs) as bare:
         assert isinstance(env, FrameStackObservation) and isinstance(env.env, ActionRepeat)
@@ -445,9 +460,9 @@ def test_pictures_always_come_in_a_stack(env_id):
 @pytest.mark.parametrize("algo", ALGOS)
 def test_what_a_network_is_shown(env_id, algo):
     """Pictures stay bytes up to the network, whose first part are the keypoints."""
-    agent = untrained(env_id, algo, frame_stack=2, size=16)
+    agent = untrained(env_id, algo, frame_stack=2, size=20)
     assert agent.renderer == "tiny"
-    assert agent.tensor(np.zeros((1, 2, 16, 16, 3), np.uint8)).dtype == torch.uint8
+    assert agent.tensor(np.zeros((1, 2, 20, 20, 3), np.uint8)).dtype == torch.uint8
     assert sum(isinstance(part, Keypoints) for part in agent.network.modules()) == 1
     assert untrained(env_id.replace("Pixels", ""), algo).renderer is None
 
@@ -455,7 +470,7 @@ def test_what_a_network_is_shown(env_id, algo):
 @pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS])
 def test_policy_kwargs_are_for_sb3_itself(env_id):
     """PPO("MlpPolicy", agent.make_env(), policy_kwargs=agent.policy_kwargs) is the same network."""
-    kwargs = {"size": 16} if env_id in PIXEL_IDS else {}
+    kwargs = {"size": 20} if env_id in PIXEL_IDS else {}
     agent = untrained(env_id, "ppo", frame_stack=2, action_repeat=2, **kwargs)
     with agent.make_env() as env:
         model = PPO(
