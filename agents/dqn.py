@@ -85,22 +85,9 @@ class DQNConfig(Config):
                 )
 
 
-_PICTURES = {
-    "frame_stack": 3,
-    "action_repeat": 2,
-    "eval_freq": 10_000,
-    "buffer_size": 50_000,
-    "gradient_steps": 2,
-    "batch_size": 64,
-    "n_steps": 5,
-    "gamma": 0.97,
-    "learning_rate": 5e-4,
-}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 100_000, "eval_freq": 5_000, "gamma": 0.99},
     "BalancingPlate-v0": {"n_timesteps": 200_000, "eval_freq": 10_000},
-    "BulletCartPolePixels-v0": {"n_timesteps": 300_000, **_PICTURES},
-    "BalancingPlatePixels-v0": {"n_timesteps": 400_000, **_PICTURES},
 }
 
 

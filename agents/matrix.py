@@ -10,6 +10,8 @@ Two such commands may run at once on different cells, e.g. with ``--algos ppo`` 
 """
 
 import argparse
+import fcntl
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ def cells() -> list[tuple[str, str, int]]:
     return [
         (env_id, algo, seed)
         for env_id in ENV_IDS
-        for algo in (*controllers_of(env_id), *ALGOS)
+        for algo in (*controllers_of(env_id), *(a for a in ALGOS if env_id in algorithm(a).presets))
         for seed in (_seeds(env_id) if algo in ALGOS else [0])
     ]
 
@@ -80,9 +82,14 @@ def cell_of(row: dict[str, Any]) -> tuple[str, str, int]:
 def _add(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
     """Add rows to a CSV that another process may have added to."""
     order = {cell: place for place, cell in enumerate(cells())}
-    everything = [row for row in read_rows(path) if cell_of(row) != cell_of(rows[0])] + rows
-    everything.sort(key=lambda row: (order[cell_of(row)], int(row["steps"] or 0)))
-    write_rows(path, columns, everything)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        everything = [row for row in read_rows(path) if cell_of(row) != cell_of(rows[0])] + rows
+        everything.sort(key=lambda row: (order[cell_of(row)], int(row["steps"] or 0)))
+        write_rows(path, columns, everything)
+    finally:
+        os.close(folder)
 
 
 def _controller_row(env_id: str, algo: str) -> dict[str, Any]:
@@ -180,13 +187,14 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
         for panel, algo in zip(line, ALGOS, strict=True):
             for seed in _seeds(env_id):
                 mine = [row for row in curves if cell_of(row) == (env_id, algo, seed)]
-                steps = [int(row["steps"]) / 1000 for row in mine]
-                panel.plot(steps, [float(row["return"]) for row in mine], label=f"seed {seed}")
+                if mine:
+                    steps = [int(row["steps"]) / 1000 for row in mine]
+                    panel.plot(steps, [float(row["return"]) for row in mine], label=f"seed {seed}")
             panel.axhline(475, color="grey", linewidth=0.8, linestyle="--")
             panel.set(title=f"{env_id}, {algo}", xlabel="environment steps (thousands)")
             panel.title.set_fontsize(9)
         line[0].set_ylabel("return of 20 episodes")
-        line[-1].legend(fontsize=8)
+        line[-1].legend(fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

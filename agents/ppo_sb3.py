@@ -88,12 +88,24 @@ class PPOConfig(Config):
             )
 
 
-_PICTURES = {"frame_stack": 3, "action_repeat": 2, "eval_freq": 20_480, "n_epochs": 6}
+_PICTURES = {
+    "frame_stack": 3,
+    "action_repeat": 2,
+    "eval_freq": 20_480,
+    "n_epochs": 6,
+    "target_kl": 0.05,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 200_000},
     "BalancingPlate-v0": {"n_timesteps": 300_000},
-    "BulletCartPolePixels-v0": {"n_timesteps": 1_000_000, **_PICTURES},
-    "BalancingPlatePixels-v0": {"n_timesteps": 2_000_000, **_PICTURES},
+    "BulletCartPolePixels-v0": {
+        **_PICTURES,
+        "n_timesteps": 200_000,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "reward_scale": 0.01,
+    },
+    "BalancingPlatePixels-v0": {**_PICTURES, "n_timesteps": 400_000, "reward_scale": 0.02},
 }
 
 
@@ -203,10 +215,11 @@ def train(config: PPOConfig, run: Run) -> PPOAgent:
     """Train until the run is finished and return the agent as it is then."""
     set_random_seed(derived_seed(config.seed))
     agent = PPOAgent(*config.of_agent)
-    scaled = {"func": lambda reward: config.reward_scale * reward}
-    envs = make_vec_env(
-        agent.make_env, config.n_envs, wrapper_class=TransformReward, wrapper_kwargs=scaled
-    )
+
+    def scaled(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        return TransformReward(env, lambda reward: config.reward_scale * float(reward))
+
+    envs = make_vec_env(agent.make_env, config.n_envs, wrapper_class=scaled)
     model = PPO(
         "MlpPolicy",
         envs,

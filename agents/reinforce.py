@@ -60,12 +60,9 @@ class ReinforceConfig(Config):
 
 CHUNK = 1024  # steps whose activations are in memory at once
 
-_PICTURES = {"frame_stack": 3, "action_repeat": 2, "eval_freq": 20_000, "learning_rate": 1e-3}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 300_000, "learning_rate": 1e-2, "entropy": 0.0},
     "BalancingPlate-v0": {"n_timesteps": 600_000},
-    "BulletCartPolePixels-v0": {"n_timesteps": 400_000, **_PICTURES, "entropy": 0.0},
-    "BalancingPlatePixels-v0": {"n_timesteps": 600_000, **_PICTURES},
 }
 
 

@@ -18,8 +18,8 @@ class Keypoints(nn.Module):
 
     Deviations:
     1. A map is normalised over its pixels (instance normalisation) before the softmax, so that
-       keypoints are sharp from the first step of training. A linear readout of those of a random
-       network already tells a ball's place with R² 0.97.
+       keypoints are sharp from the first step of training: those of a random network already tell
+       a ball's place to a linear readout.
     2. The frames of a stack share their convolutions, and the network is given differences
        between frames, since speeds are what a single one does not show.
 

@@ -12,11 +12,19 @@ import numpy as np
 import pytest
 
 import bullet_envs
+from bullet_envs.agents import ALGOS, algorithm
 
 PIXEL_IDS = tuple(env_id for env_id in bullet_envs.ENV_IDS if "Pixels" in env_id)
 # What a state id shows of the physics, the pixel id of the same task cannot show differently:
 # tests/test_pixels.py proves their states equal. Only the state ids bear the long tests.
 STATE_IDS = tuple(env_id for env_id in bullet_envs.ENV_IDS if env_id not in PIXEL_IDS)
+# Where an algorithm has a preset, `make results` trains it and an agent is bundled.
+BUNDLED = tuple(
+    (env_id, algo)
+    for env_id in bullet_envs.ENV_IDS
+    for algo in ALGOS
+    if env_id in algorithm(algo).presets
+)
 
 
 @pytest.fixture(params=bullet_envs.ENV_IDS)

@@ -13,7 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import PIXEL_IDS, STATE_IDS
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
 from safetensors.torch import save
 from torch import nn
 
@@ -710,7 +710,7 @@ def test_the_network_is_never_built_for_a_hash_that_is_wrong(saved, monkeypatch)
         load_agent(ENV_ID, saved)
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("env_id, algo", BUNDLED)
 def test_bundled_agent_is_whole(env_id, algo):
     """Each bundled card is of its name, with the hash of the one weights file beside it."""
     card = pretrained_card(env_id, algo)

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import PIXEL_IDS, STATE_IDS
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
 from test_video import decode
 
 import bullet_envs
@@ -497,7 +497,7 @@ main(sys.argv[1:])
     )
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("env_id, algo", BUNDLED)
 def test_bundled_agent_plays_from_the_command(capsys, env_id, algo):
     """`bullet-envs evaluate --algo …` solves every id; on pictures REINFORCE need not."""
     command = ["evaluate", "--env", env_id, "--algo", algo, "--eval-episodes", "10"]
@@ -511,7 +511,7 @@ def test_bundled_agent_plays_from_the_command(capsys, env_id, algo):
 def test_bundled_agents_need_no_network_and_no_folder(tmp_path, monkeypatch):
     """They are found from wherever one stands."""
     monkeypatch.chdir(tmp_path)
-    agents = [load_agent(env_id, algo) for env_id in bullet_envs.ENV_IDS for algo in ALGOS]
+    agents = [load_agent(env_id, algo) for env_id, algo in BUNDLED]
     assert len({agent.weights_hash for agent in agents}) == len(agents)
 
 
