@@ -6,7 +6,7 @@ Train and evaluate every cell that the CSV lacks, alone on the machine (``make r
 
 A cell's seconds are the wall-clock time of its whole training. The agent that is bundled is that of
 the first seed that solved the environment, or of seed 0. Ctrl-C stops, the same command goes on.
-Two such commands may run at once on different cells, e.g. with ``--algos ppo`` and ``--algos dqn``.
+Two such commands may run at once on different cells, e.g. with ``--seeds 0 1`` and ``--seeds 2``.
 """
 
 import argparse
@@ -46,10 +46,12 @@ def main() -> None:
     parser.add_argument("--envs", nargs="+", choices=ENV_IDS, default=list(ENV_IDS))
     names = (*CONTROLLERS, *ALGOS)
     parser.add_argument("--algos", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     options = parser.parse_args()
     for env_id, algo, seed in cells():
         done = {cell_of(row) for row in read_rows(options.csv)}
-        if env_id in options.envs and algo in options.algos and (env_id, algo, seed) not in done:
+        wanted = env_id in options.envs and algo in options.algos and seed in options.seeds
+        if wanted and (env_id, algo, seed) not in done:
             if algo in CONTROLLERS:
                 _add(options.csv, COLUMNS, [_controller_row(env_id, algo)])
             else:

@@ -64,7 +64,7 @@ class BalancingPlate(Task):
 
     Pixels       With ``observer="pixels"``, the default of BalancingPlatePixels-v0, the
                  observation is instead one picture, Box(0, 255, (64, 64, 3), uint8): a view from
-                 straight above, 0.42 m across. A mast on the plate, drawn only, carries a red
+                 straight above, 0.47 m across. A mast on the plate, drawn only, carries a red
                  tip, 0.3 m above it, which moves with the tilt. The picture is drawn
                  from the state alone, so speeds must be told from several.
                  Its keywords: :class:`~bullet_envs.observers.PixelObserver`.
@@ -136,7 +136,11 @@ class BalancingPlate(Task):
         eye=(0.24, -0.66, 0.46), target=(0.0, 0.0, 0.08), fov=38.0
     )
     agent_camera: ClassVar[Camera] = Camera(
-        eye=(0.03, 0.03, 0.9), target=(0.03, 0.03, 0.0), fov=26.3, shadow=False, up=(0.0, 1.0, 0.0)
+        eye=(0.077, 0.077, 0.9),
+        target=(0.077, 0.077, 0.0),
+        fov=29.0,
+        shadow=False,
+        up=(0.0, 1.0, 0.0),
     )
 
     def __post_init__(self) -> None:

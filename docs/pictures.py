@@ -17,7 +17,7 @@ STATES: dict[str, list[dict[str, float]]] = {
     "BalancingPlatePixels-v0": [
         {"pitch": 0.0, "roll": 0.0},
         {"pitch": 0.02, "roll": 0.0},
-        {"pitch": -0.1, "roll": 0.0},
+        {"pitch": -0.25, "roll": 0.0},
         {"pitch": 0.0, "roll": 0.15},
     ],
 }

@@ -337,15 +337,15 @@ def tilted(look, pitch, roll):
 
 @of_plate
 def test_red_tip_moves_with_the_tilt(look):
-    """Its centre moves by 60 pixels per rad or more, always one way, and not at all sideways."""
+    """Its centre moves by 55 pixels per rad or more, always one way, and not at all sideways."""
     angles = np.linspace(-0.25, 0.25, 11)
     centres = np.array([np.mean(red_tip(tilted(look, angle, 0)), axis=1) for angle in angles])
     assert (np.diff(centres[:, 0]) > 0).all()  # a raised +y edge sends the tip down the picture
-    assert centres[-1, 0] - centres[0, 0] >= 60 * 0.5
+    assert centres[-1, 0] - centres[0, 0] >= 55 * 0.5
     assert np.ptp(centres[:, 1]) < 4
     centres = np.array([np.mean(red_tip(tilted(look, 0, angle)), axis=1) for angle in angles])
     assert (np.diff(centres[:, 1]) > 0).all()
-    assert centres[-1, 1] - centres[0, 1] >= 60 * 0.5
+    assert centres[-1, 1] - centres[0, 1] >= 55 * 0.5
     assert np.ptp(centres[:, 0]) < 4
 
 
