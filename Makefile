@@ -43,8 +43,8 @@ bench: venv ## time the environments beside bare PyBullet and others
 
 films: venv ## film the bundled agents and draw the pictures of the docs
 	$(BIN)/python docs/pictures.py
-	for env in BulletCartPole-v0 BalancingPlate-v0 BulletCartPolePixels-v0 BalancingPlatePixels-v0; do for algo in reinforce dqn ppo; do \
-		$(BIN)/bullet-envs record --env $$env --algo $$algo || exit 1; done; done
+	for card in agents/pretrained/*.json; do name=$$(basename $$card .json); \
+		$(BIN)/bullet-envs record --env $${name%-*} --algo $${name##*-} || exit 1; done
 	$(BIN)/bullet-envs record --gif --env BulletCartPole-v0 --algo dqn
 	$(BIN)/bullet-envs record --gif --env BalancingPlate-v0 --algo reinforce
 
