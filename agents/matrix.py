@@ -195,8 +195,9 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
             panel.axhline(475, color="grey", linewidth=0.8, linestyle="--")
             panel.set(title=f"{env_id}, {algo}", xlabel="environment steps (thousands)")
             panel.title.set_fontsize(9)
+            if panel.get_legend_handles_labels()[0]:
+                panel.legend(fontsize=8, loc="lower right")
         line[0].set_ylabel("return of 20 episodes")
-        line[-1].legend(fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -713,9 +713,10 @@ def test_dqn_remembers_what_happened(tmp_path, monkeypatch, env_id):
             before, following = step["before"][row], step["following"][row]
             ended = step["terminated"][row] or step["truncated"][row]
             after = step["finals"][row] if ended else following
-            # The stack moves on by one, and what comes in was not there.
+            # The stack moves on by one, and what comes in was not there; a small picture may
+            # not show what an action did.
             np.testing.assert_array_equal(after[0], before[1])
-            assert not np.array_equal(after[1], after[0])
+            assert env_id in PIXEL_IDS or not np.array_equal(after[1], after[0])
             if ended:
                 np.testing.assert_array_equal(following[0], following[1])
                 assert not np.array_equal(following[1], after[1])

@@ -57,7 +57,7 @@ def test_table_of_rows():
 
 
 # Fewer and shorter rounds than the measurement has.
-SHORT = {"PICTURES": 4000, "UNSEEN": 500, "ROUNDS": 2, "EPOCHS": 6}
+SHORT = {"PICTURES": 5000, "UNSEEN": 500, "ROUNDS": 2, "EPOCHS": 8}
 
 
 def short_measurement(monkeypatch, env_id):

@@ -70,7 +70,7 @@ def test_a_keypoint_is_where_its_map_is():
     """x grows to the right and y downwards, from -POSITION_GAIN to POSITION_GAIN at the edges."""
     network = keypoints()
     with torch.no_grad():
-        network.sharpness.fill_(100.0)  # each map is its one brightest place
+        network.norm.weight.fill_(100.0)  # each map is its one brightest place
     points = points_of(network, [blob(0, 0), blob(58, 0), blob(0, 58), blob(58, 58)])
     assert points.abs().max() <= POSITION_GAIN * 1.0001
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]]) * POSITION_GAIN
@@ -141,7 +141,7 @@ def test_uint8_and_float_are_the_same_pixels():
 def test_every_weight_of_the_eyes_learns(size, frames):
     """Whatever the size, features are finite and each weight but one kind has a gradient.
 
-    A bias of the last convolution shifts a map as a whole, which the normalisation takes away.
+    The last two biases shift a map as a whole, which normalisation or softmax takes away.
     """
     network = keypoints((frames, size, size, 3))
     features = network(some_stacks(4, frames, size))
@@ -149,7 +149,7 @@ def test_every_weight_of_the_eyes_learns(size, frames):
     (features * torch.randn_like(features)).sum().backward()
     for name, parameter in network.named_parameters():
         assert torch.isfinite(parameter.grad).all()
-        if name != "convolutions.2.bias":
+        if name not in ("convolutions.2.bias", "norm.bias"):
             assert parameter.grad.abs().max() > 1e-5, name
 
 
