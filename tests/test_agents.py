@@ -935,7 +935,7 @@ def test_results_of_a_tiny_matrix(tmp_path, monkeypatch):
         *((env_id, "dqn", seed) for seed in range(3)),
     ]
     steps = [(row["seed"], row["steps"]) for row in read_rows(Path("curves.csv"))]
-    assert steps == [(str(seed), step) for seed in range(3) for step in ("208", "416")]
+    assert steps == [(str(seed), step) for seed in range(3) for step in ("208", "400")]
     agent = load_agent(env_id, card)
     assert agent.weights_hash == rows[1]["sha256"] and agent.facts["seed"] == 0
     assert agent.facts["returns"] == {
