@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import ENV_IDS
+from .. import ENV_IDS, PIXEL_IDS
 from .agent import Agent
 
 __all__ = [
@@ -33,7 +33,7 @@ CONTROLLERS = ("lqr", "random")
 
 def controllers_of(env_id: str) -> tuple[str, ...]:
     """Return the controllers for an id: the LQR needs to be told the state."""
-    return tuple(name for name in CONTROLLERS if name != "lqr" or "Pixels" not in env_id)
+    return tuple(name for name in CONTROLLERS if name != "lqr" or env_id not in PIXEL_IDS)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from .. import ENV_IDS
+from .. import ENV_IDS, PIXEL_IDS
 from . import ALGOS, CONTROLLERS, algorithm, controllers_of, load_agent, pretrained_card
 from .checkpoints import write_atomically
 from .evaluation import EVALUATION_SEEDS, evaluate
@@ -73,7 +73,7 @@ def cells() -> list[tuple[str, str, int]]:
 
 
 def _seeds(env_id: str) -> range:
-    return PICTURE_SEEDS if "Pixels" in env_id else SEEDS
+    return PICTURE_SEEDS if env_id in PIXEL_IDS else SEEDS
 
 
 def cell_of(row: dict[str, Any]) -> tuple[str, str, int]:

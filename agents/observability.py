@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from tqdm import tqdm, trange
 
-from .. import ENV_IDS
+from .. import PIXEL_IDS
 from .checkpoints import write_atomically
 from .controllers import LQR
 from .evaluation import EVALUATION_SEEDS
@@ -46,7 +46,6 @@ EPISODE = 120  # actions: short episodes show more starts
 PUSHES = (0.05, 0.2, 0.4)  # probability of a random action, drawn per episode
 COLUMNS = ("env_id", "size", "stride", "supersampling", "r2", "mean", "worst")
 CSV_PATH = Path(__file__).parent / "observability.csv"
-PIXEL_IDS = tuple(env_id for env_id in ENV_IDS if "Pixels" in env_id)
 # Size, stride, supersampling.
 SETTINGS = ((48, 2, 1), (64, 1, 1), (64, 2, 1), (64, 4, 1), (64, 2, 2), (84, 2, 1), (96, 2, 1))
 

@@ -17,6 +17,7 @@ _REGISTRY: dict[str, tuple[str, dict[str, Any]]] = {
     "BalancingPlatePixels-v0": (_PLATE, {"observer": "pixels"}),
 }
 ENV_IDS = tuple(_REGISTRY)
+PIXEL_IDS = tuple(env_id for env_id, (_, kwargs) in _REGISTRY.items() if kwargs)
 
 
 def register_envs() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import AddRenderObservation, ResizeObservation
 
-from . import ENV_IDS, assets, world
+from . import ENV_IDS, PIXEL_IDS, assets, world
 from .camera import Camera, Studio
 
 p = world.p  # type: ignore[attr-defined]  # imported there without its banner
@@ -20,8 +20,6 @@ BURSTS = 200
 PICTURES = 8  # bursts where each action draws a picture
 REPEATS = 15
 
-STATE_IDS = tuple(env_id for env_id in ENV_IDS if "Pixels" not in env_id)
-PIXEL_IDS = tuple(env_id for env_id in ENV_IDS if "Pixels" in env_id)
 # Environments that others look at through Gymnasium's wrappers, and what has to be installed.
 PEERS = {"CartPole-v1": "pygame", "InvertedPendulumBulletEnv-v0": "pybullet_envs_gymnasium"}
 
@@ -32,7 +30,7 @@ Loop = tuple[Callable[[], Any], Callable[[int], Any]]
 def main() -> None:
     """Print how our environments compare to bare loops, and our pictures to others'."""
     _print_header("environment", "bare", "gym")
-    for env_id in STATE_IDS:
+    for env_id in (env_id for env_id in ENV_IDS if env_id not in PIXEL_IDS):
         env = gym.make(env_id)
         engine = world.World(env.unwrapped.task.physics_hz, env.unwrapped.task.control_hz)  # type: ignore[attr-defined]
         env.reset(seed=0)
@@ -113,11 +111,7 @@ def _bare_camera(studio: Studio, camera: Camera) -> Loop:
             viewMatrix=view,
             projectionMatrix=projection,
             lightDirection=camera.light,
-            lightColor=(1.0, 1.0, 1.0),
-            lightDistance=2.0,
-            lightAmbientCoeff=0.55,
-            lightDiffuseCoeff=0.5,
-            lightSpecularCoeff=0.05,
+            **world.LIGHT,
             shadow=0,
             renderer=p.ER_TINY_RENDERER,
             physicsClientId=client,

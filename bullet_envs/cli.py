@@ -11,12 +11,11 @@ from typing import Any, NoReturn
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
-from . import ENV_IDS
+from . import ENV_IDS, PIXEL_IDS
 
 # Known without importing the agents, which would load torch.
 ALGOS = ("reinforce", "dqn", "ppo")
 AGENTS = (*ALGOS, "lqr", "random")
-PIXEL_IDS = tuple(env_id for env_id in ENV_IDS if "Pixels" in env_id)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -164,7 +163,7 @@ def _list(options: argparse.Namespace) -> int:
     for env_id in ENV_IDS:
         spec = gym.spec(env_id)
         print(f"{env_id}: {spec.max_episode_steps} actions, solved at {spec.reward_threshold:g}")
-        agents = [name for name in AGENTS if name != "lqr" or "Pixels" not in env_id]
+        agents = [name for name in AGENTS if name != "lqr" or env_id not in PIXEL_IDS]
         print(f"    agents: {', '.join(agents)}")
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from .camera import RENDERERS, Camera, Studio
-from .task import State, Task
+from .task import State, Task, require
 
 OBSERVERS = ("state", "pixels")
 _LENS = ("eye", "target", "fov")
@@ -81,8 +81,8 @@ class PixelObserver:
         supersampling: int = 1,
         renderer: str = "tiny",
     ) -> None:
-        _require_whole("size", size, 16, 512, "pixels")
-        _require_whole("supersampling", supersampling, 1, 4, "times")
+        require("size", size, 16, 512, "pixels", whole=True)
+        require("supersampling", supersampling, 1, 4, "times", whole=True)
         if renderer not in RENDERERS:
             raise ValueError(f"renderer={renderer!r} must be one of {', '.join(RENDERERS)}")
         self._task = task
@@ -128,14 +128,6 @@ class PixelObserver:
         return {**self.__dict__, "_studio": None}
 
 
-def _require_whole(name: str, value: Any, low: int, high: int, unit: str) -> None:
-    legal = f"{name}={value!r} must be a whole number from {low} to {high} {unit}"
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(legal)
-    if not low <= int(value) <= high:
-        raise ValueError(legal)
-
-
 def _lens(default: Camera, given: Any) -> dict[str, Any]:
     """Return the checked fields of a camera that a user wants otherwise."""
     if not isinstance(given, Mapping):
@@ -149,12 +141,8 @@ def _lens(default: Camera, given: Any) -> dict[str, Any]:
     if lens.get("eye", default.eye) == lens.get("target", default.target):
         raise ValueError(f"camera={given!r} must have its eye elsewhere than its target")
     if "fov" in given:
-        fov = given["fov"]
-        if isinstance(fov, bool) or not isinstance(fov, Real):
-            raise TypeError(f"camera fov={fov!r} must be a number from 1 to 120 degrees")
-        if not 1 <= fov <= 120:  # type: ignore[operator]
-            raise ValueError(f"camera fov={fov!r} must be a number from 1 to 120 degrees")
-        lens["fov"] = float(fov)
+        require("camera fov", given["fov"], 1, 120, "degrees")
+        lens["fov"] = float(given["fov"])
     return lens
 
 

@@ -36,6 +36,21 @@ class Scene(Protocol):
         """Return the present state."""
 
 
+def require(name: str, value: Any, low: float, high: float, unit: str, whole: bool = False) -> None:
+    """Refuse a value that is not a number, or a whole one, from ``low`` to ``high``.
+
+    Raises:
+        TypeError: it is no such number.
+        ValueError: it is out of the range.
+    """
+    kind, word = (Integral, "whole number") if whole else (Real, "number")
+    legal = f"must be a {word} from {low:g} to {high:g} {unit}"
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name}={value!r} {legal}")
+    if not low <= value <= high:  # type: ignore[operator]
+        raise ValueError(f"{name}={value!r} {legal}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """The contract of a problem, and what every problem has.
@@ -78,13 +93,7 @@ class Task:
             )
 
     def _require(self, name: str, low: float, high: float, unit: str, whole: bool = False) -> None:
-        value = getattr(self, name)
-        kind, word = (Integral, "whole number") if whole else (Real, "number")
-        legal = f"must be a {word} from {low:g} to {high:g} {unit}"
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise TypeError(f"{name}={value!r} {legal}")
-        if not low <= value <= high:  # type: ignore[operator]
-            raise ValueError(f"{name}={value!r} {legal}")
+        require(name, getattr(self, name), low, high, unit, whole)
 
     @property
     def greatest_effort(self) -> float:

@@ -52,6 +52,13 @@ with _silenced():
 GRAVITY = 9.8  # m/s^2, as in Gymnasium's CartPole
 MAX_SPEED = 100.0  # m/s or rad/s: Bullet clamps the speed of every joint and body here
 MAX_PHYSICS_HZ = 1000
+LIGHT: dict[str, Any] = {
+    "lightColor": (1.0, 1.0, 1.0),
+    "lightDistance": 2.0,
+    "lightAmbientCoeff": 0.55,
+    "lightDiffuseCoeff": 0.5,
+    "lightSpecularCoeff": 0.05,
+}
 
 
 class World:
@@ -168,12 +175,8 @@ class World:
             viewMatrix=view,
             projectionMatrix=projection,
             lightDirection=light_direction,
-            lightColor=(1.0, 1.0, 1.0),
-            lightDistance=2.0,
-            lightAmbientCoeff=0.55,
-            lightDiffuseCoeff=0.5,
-            lightSpecularCoeff=0.05,
             shadow=int(shadow),
+            **LIGHT,
             renderer=self._renderer,
             physicsClientId=self.client,
         )

@@ -14,7 +14,7 @@ import pytest
 import bullet_envs
 from bullet_envs.agents import ALGOS, algorithm
 
-PIXEL_IDS = tuple(env_id for env_id in bullet_envs.ENV_IDS if "Pixels" in env_id)
+PIXEL_IDS = bullet_envs.PIXEL_IDS
 # What a state id shows of the physics, the pixel id of the same task cannot show differently:
 # tests/test_pixels.py proves their states equal. Only the state ids bear the long tests.
 STATE_IDS = tuple(env_id for env_id in bullet_envs.ENV_IDS if env_id not in PIXEL_IDS)
