@@ -9,7 +9,8 @@ import gymnasium as gym
 
 __version__ = "0.1.0"
 
-_CART_POLE, _PLATE = "bullet_envs.env:BulletCartPoleEnv", "bullet_envs.env:BalancingPlateEnv"
+_CART_POLE, _PLATE = "BulletCartPole", "BalancingPlate"
+# The stem of the names of the classes for one robot and for many, and their keywords.
 _REGISTRY: dict[str, tuple[str, dict[str, Any]]] = {
     "BulletCartPole-v0": (_CART_POLE, {}),
     "BalancingPlate-v0": (_PLATE, {}),
@@ -22,11 +23,12 @@ PIXEL_IDS = tuple(env_id for env_id, (_, kwargs) in _REGISTRY.items() if kwargs)
 
 def register_envs() -> None:
     """Register every id with Gymnasium. Calling it again changes nothing."""
-    for env_id, (entry_point, kwargs) in _REGISTRY.items():
+    for env_id, (stem, kwargs) in _REGISTRY.items():
         if env_id not in gym.registry:
             gym.register(
                 env_id,
-                entry_point,
+                f"bullet_envs.env:{stem}Env",
+                vector_entry_point=f"bullet_envs.vector:{stem}VectorEnv",
                 max_episode_steps=500,
                 reward_threshold=475.0,
                 kwargs=dict(kwargs),

@@ -132,6 +132,7 @@ class BalancingPlate(Task):
         *(0.1, 0.1),  # rad
         *(0.3, 0.3),  # rad/s
     )
+    rows_per_world: ClassVar[int] = 16
     video_camera: ClassVar[Camera] = Camera(
         eye=(0.24, -0.66, 0.46), target=(0.0, 0.0, 0.08), fov=38.0
     )
@@ -179,10 +180,6 @@ class BalancingPlate(Task):
     def rest(self) -> State:
         """Return the ball at rest in the middle of a level plate."""
         return self._ball_on_plate((0.0, 0.0), (0.0, 0.0), 0.0, 0.0, 0.0)
-
-    def away(self) -> State:
-        """Return the level plate with the ball out of its reach."""
-        return self._ball_on_plate((0.0, 0.0), (0.0, 0.0), 0.0, 0.0, 1.0)
 
     def draw_start(self, rng: np.random.Generator) -> State:
         """Draw a ball that rests on, or is dropped onto, a tilted plate."""
@@ -258,17 +255,17 @@ class BalancingPlate(Task):
         ring_z = cp * z - sp * y
         return cr * x - sr * ring_z, cp * y + sp * z, sr * x + cr * ring_z
 
-    def build(self, world: World) -> "BalancingPlateScene":
+    def build(self, world: World, row: int = 0) -> "BalancingPlateScene":
         """Load plate and ball."""
-        return BalancingPlateScene(world, self.ball_mass)
+        return BalancingPlateScene(world, row, self.ball_mass)
 
 
 class BalancingPlateScene:
     """Plate and ball in a world."""
 
-    def __init__(self, world: World, ball_mass: float) -> None:
-        self._plate = world.load(assets.path("balancing_plate.urdf"), fixed=True)
-        self._ball = world.load(assets.path("ball.urdf"), position=(0.0, 0.0, BALL_HEIGHT))
+    def __init__(self, world: World, row: int, ball_mass: float) -> None:
+        self._plate = world.load(assets.path("balancing_plate.urdf"), fixed=True, row=row)
+        self._ball = world.load(assets.path("ball.urdf"), (0.0, 0.0, BALL_HEIGHT), row=row)
         self._ball.set_base_mass(ball_mass, 2 / 3 * ball_mass * BALL_RADIUS**2)
         self._joints = self._plate.joints("pitch", "roll")
 

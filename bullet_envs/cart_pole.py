@@ -85,6 +85,7 @@ class CartPole(Task):
     state_names: ClassVar[tuple[str, ...]] = ("x", "x_dot", "theta", "theta_dot")
     observed_names: ClassVar[tuple[str, ...]] = state_names
     directions: ClassVar[tuple[tuple[int, ...], ...]] = ((-1,), (1,))
+    rows_per_world: ClassVar[int] = 64
     video_camera: ClassVar[Camera] = Camera(eye=(0.0, -5.0, 1.4), target=(0.0, 0.0, 0.2), fov=41.0)
     # Rolled by 25 degrees: an upright edge moves whole pixels or not at all, a slanted one shows
     # every fraction of a pixel somewhere along its length.
@@ -135,8 +136,8 @@ class CartPole(Task):
         x, _, theta, _ = state
         return (abs(x) > self.x_limit) | (abs(theta) > self.angle_limit)
 
-    def build(self, world: World) -> "CartPoleScene":
-        """Load cart, pole and rail."""
+    def build(self, world: World, row: int = 0) -> "CartPoleScene":
+        """Load cart, pole and rail, which have no shape that could touch another row's."""
         return CartPoleScene(world)
 
 

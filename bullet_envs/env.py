@@ -50,10 +50,7 @@ class BulletEnv(gym.Env[Observation, Any]):
         self.metadata = {**self.metadata, "render_fps": task.control_hz}
         self.action_space = task.action_space
         self.observation_space = observer.space
-        self._efforts: list[Effort] = [
-            tuple(task.greatest_effort * sign for sign in direction)
-            for direction in task.directions
-        ]
+        self._efforts = task.efforts
         self._world: World | None = None
         self._scene: Scene | None = None
         self._studio: Studio | None = None
@@ -192,10 +189,6 @@ class BulletEnv(gym.Env[Observation, Any]):
             self._world = World(self.task.physics_hz, self.task.control_hz)
             self._scene = self.task.build(self._world)
         try:
-            # A step without contact clears what a teleport leaves: contact points that would
-            # warm-start the solver.
-            self._scene.place(self.task.away())
-            self._world.step()
             self._scene.place(state)
             self._state = self._scene.read()
         except BaseException:  # Ctrl-C
@@ -252,17 +245,17 @@ class BulletCartPoleEnv(BulletEnv):  # noqa: D101
     __doc__ = CartPole.__doc__
 
     def __init__(self, render_mode: str | None = None, **keywords: Any) -> None:
-        super().__init__(*_problem(CartPole, **keywords), render_mode)
+        super().__init__(*problem(CartPole, **keywords), render_mode)
 
 
 class BalancingPlateEnv(BulletEnv):  # noqa: D101
     __doc__ = BalancingPlate.__doc__
 
     def __init__(self, render_mode: str | None = None, **keywords: Any) -> None:
-        super().__init__(*_problem(BalancingPlate, **keywords), render_mode)
+        super().__init__(*problem(BalancingPlate, **keywords), render_mode)
 
 
-def _problem(kind: type[Task], observer: str = "state", **keywords: Any) -> tuple[Task, Observer]:
+def problem(kind: type[Task], observer: str = "state", **keywords: Any) -> tuple[Task, Observer]:
     """Return the task and the observer that the keywords of an environment ask for."""
     if observer not in OBSERVERS:
         raise ValueError(f"observer={observer!r} must be one of {', '.join(OBSERVERS)}")

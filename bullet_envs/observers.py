@@ -27,6 +27,9 @@ class Observer(Protocol):
     def observe(self, state: State) -> npt.NDArray[Any]:
         """Return the observation of a state, a new array."""
 
+    def observe_rows(self, states: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        """Return the observations of many states, given a row each, as a new array."""
+
     def beside(self, picture: npt.NDArray[np.uint8], state: State) -> npt.NDArray[np.uint8]:
         """Return a film's picture with what the agent sees of it, if that can be shown."""
 
@@ -44,6 +47,10 @@ class StateObserver:
     def observe(self, state: State) -> npt.NDArray[np.float32]:
         """Return the task's columns, float32."""
         return np.array(self._columns(state), np.float32)
+
+    def observe_rows(self, states: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """Return the task's columns, float32 of shape (rows, columns)."""
+        return np.stack(self._columns(tuple(states.T)), axis=1, dtype=np.float32, casting="unsafe")
 
     def beside(self, picture: npt.NDArray[np.uint8], state: State) -> npt.NDArray[np.uint8]:
         """Return the picture as it is."""
@@ -109,6 +116,10 @@ class PixelObserver:
         total = picture.reshape(size, times, size, times, 3).sum((1, 3), dtype=np.uint16)
         mean: npt.NDArray[np.uint8] = ((total + times**2 // 2) // times**2).astype(np.uint8)
         return mean
+
+    def observe_rows(self, states: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+        """Return the pictures of many states, uint8 of shape (rows, size, size, 3)."""
+        return np.stack([self.observe(tuple(state)) for state in states.tolist()])
 
     def beside(self, picture: npt.NDArray[np.uint8], state: State) -> npt.NDArray[np.uint8]:
         """Return the picture and to its right the observation, enlarged to its height."""

@@ -79,6 +79,7 @@ class Task:
     directions: ClassVar[tuple[tuple[int, ...], ...]]
     video_camera: ClassVar[Camera]
     agent_camera: ClassVar[Camera]
+    rows_per_world: ClassVar[int]
 
     def __post_init__(self) -> None:
         """Check the keywords."""
@@ -99,6 +100,14 @@ class Task:
     def greatest_effort(self) -> float:
         """The force (N) or torque (N·m) of an action of size 1."""
         raise NotImplementedError
+
+    @property
+    def efforts(self) -> list[Effort]:
+        """What each Discrete action does: forces (N) or torques (N·m)."""
+        return [
+            tuple(self.greatest_effort * sign for sign in direction)
+            for direction in self.directions
+        ]
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -125,10 +134,6 @@ class Task:
         """Return the state of one robot at its unstable equilibrium."""
         raise NotImplementedError
 
-    def away(self) -> State:
-        """Return a state of one robot in which nothing touches."""
-        return self.rest()
-
     def draw_start(self, rng: np.random.Generator) -> State:
         """Draw the first state of an episode of one robot."""
         raise NotImplementedError
@@ -149,8 +154,8 @@ class Task:
         """Return the point that ``agent_camera`` moves with (m)."""
         return 0.0, 0.0, 0.0
 
-    def build(self, world: World) -> Scene:
-        """Load the bodies of one robot into a world."""
+    def build(self, world: World, row: int = 0) -> Scene:
+        """Load the bodies of one robot into a world, as its given row."""
         raise NotImplementedError
 
     def check_start(self, state: State) -> None:

@@ -126,9 +126,16 @@ class World:
         return context
 
     def load(
-        self, urdf: Path, position: Sequence[float] = (0.0, 0.0, 0.0), fixed: bool = False
+        self,
+        urdf: Path,
+        position: Sequence[float] = (0.0, 0.0, 0.0),
+        fixed: bool = False,
+        row: int = 0,
     ) -> "Body":
-        """Load a URDF and return its body, free of Bullet's default motors and damping."""
+        """Load a URDF and return its body, free of Bullet's default motors and damping.
+
+        Only bodies of the same row, 0 to 30, can touch.
+        """
         with _silenced():
             body_id = p.loadURDF(
                 os.fspath(urdf),
@@ -138,7 +145,7 @@ class World:
                 flags=p.URDF_USE_INERTIA_FROM_FILE,
                 physicsClientId=self.client,
             )
-        return Body(self.client, body_id)
+        return Body(self.client, body_id, row)
 
     def step(self) -> None:
         """Advance by one control period. Torques set before act through all of its inner steps."""
@@ -296,9 +303,10 @@ def _disconnect(client: int, egl: _EglContext | None = None) -> None:
 class Body:
     """A loaded URDF. Its joints are known by name; Bullet's numbers never leave this module."""
 
-    def __init__(self, client: int, body_id: int) -> None:
+    def __init__(self, client: int, body_id: int, row: int) -> None:
         self._client = client
         self._id = body_id
+        self._group = 1 << row  # Bullet keeps an int, a bit for each row
         joints = range(p.getNumJoints(body_id, client))
         self._index = {
             p.getJointInfo(body_id, joint, client)[1].decode(): joint for joint in joints
@@ -309,6 +317,7 @@ class Body:
                 body_id, joint, p.VELOCITY_CONTROL, force=0, physicsClientId=client
             )
         for link in (-1, *joints):
+            self._touch_only_own_row(link)
             # Every link is born with linear and angular damping 0.04.
             p.changeDynamics(
                 body_id,
@@ -318,6 +327,11 @@ class Body:
                 jointDamping=0,
                 physicsClientId=client,
             )
+
+    def _touch_only_own_row(self, link: int) -> None:
+        p.setCollisionFilterGroupMask(
+            self._id, link, self._group, self._group, physicsClientId=self._client
+        )
 
     def joints(self, *names: str) -> tuple[int, ...]:
         """Return handles of joints for the methods below, in the order of ``names``."""
@@ -362,6 +376,8 @@ class Body:
         angular_velocity: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> None:
         """Teleport the base; units as in :meth:`base` and :meth:`base_velocity`."""
+        # Bullet then forgets the base's contact points, which would warm-start the solver.
+        self._touch_only_own_row(-1)
         p.resetBasePositionAndOrientation(self._id, position, orientation, self._client)
         p.resetBaseVelocity(self._id, velocity, angular_velocity, physicsClientId=self._client)
 

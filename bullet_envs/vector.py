@@ -1,0 +1,388 @@
+"""The Gymnasium protocol for many robots: a few Bullet worlds with many rows each.
+
+A row is one robot, its own episode and its own random generator. Rows of one world never touch, so
+that each of them moves as it would alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.logger import warn
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from .balancing_plate import BalancingPlate
+from .camera import Studio
+from .cart_pole import CartPole
+from .env import BulletEnv, problem
+from .observers import Observer
+from .task import Effort, Scene, State, Task, require
+from .world import World
+
+MAX_ROWS = 4096
+
+Array = npt.NDArray[Any]
+
+
+class BulletVectorEnv(VectorEnv[Array, Array, Array]):
+    """Many robots with the same problem, equal to a ``SyncVectorEnv`` of as many single ones.
+
+    Args:
+        task: the problem.
+        observer: what the agent is shown of its states.
+        num_envs: rows, 1 to 4096.
+        max_episode_steps: actions after which an episode is cut off; None never cuts.
+        autoreset_mode: what follows the end of an episode, a
+            :class:`gymnasium.vector.AutoresetMode`. ``NEXT_STEP``: the next step ignores the row's
+            action and begins the next episode. ``SAME_STEP``: so does the same step, and
+            ``final_obs`` in the info is the last observation. ``DISABLED``: the row waits for
+            ``reset(options={"reset_mask": ...})``.
+        render_mode: ``"rgb_array"`` for pictures or None.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        observer: Observer,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+    ) -> None:
+        require("num_envs", num_envs, 1, MAX_ROWS, "rows", whole=True)
+        if max_episode_steps is not None:
+            require("max_episode_steps", max_episode_steps, 1, 10**9, "actions", whole=True)
+        modes = [mode.value for mode in AutoresetMode]
+        if autoreset_mode not in (*AutoresetMode, *modes):
+            raise ValueError(f"autoreset_mode={autoreset_mode!r} must be one of {modes}")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode={render_mode!r} must be None or 'rgb_array'")
+        self.task = task
+        self.observer = observer
+        self.num_envs = int(num_envs)
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.render_mode = render_mode
+        self.metadata = {
+            **BulletEnv.metadata,
+            "render_modes": ["rgb_array"],
+            "render_fps": task.control_hz,
+            "autoreset_mode": self.autoreset_mode,
+        }
+        self.single_action_space = task.action_space
+        self.single_observation_space = observer.space
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self._time_limit = max_episode_steps
+        self._efforts = task.efforts
+        self._generators = [seeding.np_random() for _ in range(self.num_envs)]
+        self._worlds: list[tuple[World, list[Scene]]] = []
+        self._studio: Studio | None = None
+        # A row per robot; None before the first reset.
+        self._states: Array | None = None
+        self._elapsed = np.zeros(self.num_envs, np.int64)
+        self._ended = np.zeros(self.num_envs, np.bool_)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode in every row, or in some.
+
+        Args:
+            seed: row i gets ``seed + i`` or the i-th of a list, None goes on with its generator.
+            options: ``{"reset_mask": mask}`` begins only where the mask, bool of shape
+                (num_envs,), is True. ``{"state": {name: value}}`` begins all of these rows from
+                one exact state, as for a single environment.
+
+        Returns:
+            The observations of all rows and an empty info.
+
+        Raises:
+            TypeError: seed or options are not of the form above.
+            ValueError: seed or options have the wrong length or hold what is not legal.
+            ResetNeeded: a mask, before all rows have been reset once.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        if self.closed:
+            raise ClosedEnvironmentError("reset() after close(): make a new environment")
+        seeds = self._seeds(seed)
+        rows, start = self._chosen(options)
+        if self._states is None:
+            if len(rows) < self.num_envs:
+                raise ResetNeeded("reset() of some rows before reset() of all")
+            self._states = np.zeros((self.num_envs, len(self.task.state_names)))
+        for row in rows:
+            if seeds[row] is not None:
+                self._generators[row] = seeding.np_random(seeds[row])
+        self._begin(rows, start)
+        return self._observe(self._states), {}
+
+    def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Act for one control period in every row.
+
+        Args:
+            actions: an element of ``action_space``, or what NumPy makes one; Box values beyond
+                the bounds are clipped.
+
+        Returns:
+            Observations, rewards, terminated and truncated, each with a row per robot, and an info
+            that is empty but under ``SAME_STEP`` after an end.
+
+        Raises:
+            TypeError: the actions are of the wrong type.
+            ValueError: the actions are out of range, of the wrong shape or not finite.
+            ResetNeeded: there has been no reset, or none of an ended row under ``DISABLED``.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        efforts = self._wanted(actions)
+        self._require_running("step")
+        ended = np.flatnonzero(self._ended)
+        if len(ended) and self.autoreset_mode is AutoresetMode.DISABLED:
+            raise ResetNeeded(
+                f"step() while the episodes of rows {ended.tolist()} have ended: reset them with"
+                " options={'reset_mask': mask}"
+            )
+        self._advance(efforts)
+        self._elapsed += 1
+        reward, terminated = self.task.outcome(tuple(self._states.T))  # type: ignore[union-attr]
+        rewards = np.full(self.num_envs, reward, np.float64)
+        truncated = np.zeros(self.num_envs, np.bool_)
+        if self._time_limit is not None:
+            truncated = self._elapsed >= self._time_limit
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and len(ended):
+            self._begin(ended.tolist())
+            rewards[ended] = 0.0
+            terminated[ended] = truncated[ended] = False
+        observations = self._observe(self._states)
+        self._ended = terminated | truncated
+        infos: dict[str, Any] = {}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
+            infos = self._renew(observations)
+        return observations, rewards, terminated, truncated, infos
+
+    def state(self) -> dict[str, Array]:
+        """Return the full state by name, in SI units, each column of shape (num_envs,).
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        self._require_running("state")
+        return dict(zip(self.task.state_names, self._states.T.copy(), strict=True))  # type: ignore[union-attr]
+
+    def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:
+        """Return a picture per row, as a single environment draws it.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        self._require_running("render")
+        if self.render_mode is None:
+            warn("render() without a render mode: make the environment with 'rgb_array'")
+            return None
+        if self._studio is None:
+            self._studio = Studio(self.task)
+        pictures = []
+        for state in map(tuple, self._states.tolist()):  # type: ignore[union-attr]
+            picture = self._studio.draw(state, self.task.video_camera)
+            pictures.append(self.observer.beside(picture, state))
+        return tuple(pictures)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the engine."""
+        self._discard_engine()
+        if self._studio is not None:
+            self._studio.close()
+        self._studio = None
+        self.observer.close()
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The generator of each row."""
+        return tuple(generator for generator, _ in self._generators)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seed of each row's generator."""
+        return tuple(seed for _, seed in self._generators)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the engine behind: a copy builds its own and goes on from the same states."""
+        return {**self.__dict__, "_worlds": [], "_studio": None}
+
+    def _advance(self, efforts: Sequence[Effort]) -> None:
+        """Act in every row and read where that led."""
+        assert self._states is not None
+        if not self._worlds:
+            self._build()
+            self._place(range(self.num_envs), self._states.tolist())
+        states: list[State] = []
+        try:
+            for world, scenes in self._worlds:
+                for scene, effort in zip(scenes, efforts[len(states) :], strict=False):
+                    scene.act(effort)
+                world.step()
+                states += [scene.read() for scene in scenes]
+        except BaseException:  # Ctrl-C
+            self._discard_engine()
+            raise
+        self._states = np.array(states)
+
+    def _begin(self, rows: Sequence[int], start: State | None = None) -> None:
+        """Begin an episode in some rows, from their own random starts if none is given."""
+        if not self._worlds:
+            self._build()
+            others = sorted(set(range(self.num_envs)) - set(rows))
+            self._place(others, self._states[others].tolist())  # type: ignore[index]
+        generators = self.np_random
+        starts = [start or self.task.draw_start(generators[row]) for row in rows]
+        self._states[rows] = self._place(rows, starts)  # type: ignore[index]
+        self._elapsed[rows] = 0
+        self._ended[rows] = False
+
+    def _place(self, rows: Sequence[int], states: Sequence[Sequence[float]]) -> list[State]:
+        """Teleport some rows and return where they are then."""
+        reached = []
+        try:
+            for row, state in zip(rows, states, strict=True):
+                world, place = divmod(row, self.task.rows_per_world)
+                scene = self._worlds[world][1][place]
+                scene.place(tuple(state))
+                reached.append(scene.read())
+        except BaseException:  # Ctrl-C
+            self._discard_engine()
+            raise
+        return reached
+
+    def _build(self) -> None:
+        for first in range(0, self.num_envs, self.task.rows_per_world):
+            world = World(self.task.physics_hz, self.task.control_hz)
+            rows = range(min(self.task.rows_per_world, self.num_envs - first))
+            self._worlds.append((world, [self.task.build(world, row) for row in rows]))
+
+    def _discard_engine(self) -> None:
+        """Forget the worlds, which are half-way through something; the states are as before."""
+        for world, _ in self._worlds:
+            world.close()
+        self._worlds = []
+
+    def _renew(self, observations: Array) -> dict[str, Any]:
+        """Begin the next episode of the rows that ended and return the info of their last step."""
+        ended = self._ended.copy()
+        rows = np.flatnonzero(ended).tolist()
+        finals = np.full(self.num_envs, None, dtype=object)
+        for row in rows:
+            finals[row] = observations[row].copy()
+        self._begin(rows)
+        observations[rows] = self._observe(self._states[rows])  # type: ignore[index]
+        return {
+            "final_obs": finals,
+            "_final_obs": ended,
+            "final_info": {},
+            "_final_info": ended.copy(),
+        }
+
+    def _observe(self, states: Any) -> Array:
+        return self.observer.observe_rows(states)
+
+    def _seeds(self, seed: Any) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + row for row in range(self.num_envs)]
+        seeds = list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed has {len(seeds)} entries and must have {self.num_envs}")
+        return seeds
+
+    def _chosen(self, options: Any) -> tuple[list[int], State | None]:
+        """Return the rows to begin, and the state to begin from if one is given."""
+        options = {} if options is None else options
+        if not isinstance(options, Mapping):
+            raise TypeError(f"options {options!r} must be None or a dict")
+        if unknown := [name for name in options if name not in ("state", "reset_mask")]:
+            raise ValueError(f"options has no {unknown}; its names are 'state' and 'reset_mask'")
+        named = options.get("state")
+        start = None if named is None else self.task.named_state(named)
+        if "reset_mask" not in options:
+            return list(range(self.num_envs)), start
+        mask = options["reset_mask"]
+        legal = f"a NumPy array of {self.num_envs} bools, at least one of them True"
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"reset_mask={mask!r} must be {legal}")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(f"reset_mask={mask!r} must be {legal}")
+        return np.flatnonzero(mask).tolist(), start
+
+    def _wanted(self, actions: Any) -> list[Effort]:
+        """Return the force or torques that each row's action asks for."""
+        space = self.action_space
+        try:
+            array = np.asarray(actions)
+        except ValueError:
+            raise ValueError(f"actions {actions!r} must have shape {space.shape}") from None
+        whole = isinstance(self.single_action_space, gym.spaces.Discrete)
+        legal = (
+            f"whole numbers from 0 to {len(self._efforts) - 1}" if whole else "finite numbers"
+        ) + f", shape {space.shape}"
+        if array.dtype.kind not in ("iu" if whole else "fiu"):
+            raise TypeError(f"actions {actions!r} must be {legal}")
+        if array.shape != space.shape:
+            raise ValueError(f"actions {actions!r} must be {legal}")
+        if whole:
+            if array.min() < 0 or array.max() >= len(self._efforts):
+                raise ValueError(f"actions {actions!r} must be {legal}")
+            return [self._efforts[index] for index in array.tolist()]
+        if not np.isfinite(array).all():
+            raise ValueError(f"actions {actions!r} must be {legal}")
+        scaled = self.task.greatest_effort * np.clip(array.astype(np.float64), -1.0, 1.0)
+        efforts: list[Effort] = scaled.tolist()
+        return efforts
+
+    def _require_running(self, call: str) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError(f"{call}() after close(): make a new environment")
+        if self._states is None:
+            raise ResetNeeded(f"{call}() before reset(): call reset() first")
+
+
+class BulletCartPoleVectorEnv(BulletVectorEnv):
+    """Many :class:`~bullet_envs.env.BulletCartPoleEnv`, with its keywords."""
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **keywords: Any,
+    ) -> None:
+        task, observer = problem(CartPole, **keywords)
+        super().__init__(task, observer, num_envs, max_episode_steps, autoreset_mode, render_mode)
+
+
+class BalancingPlateVectorEnv(BulletVectorEnv):
+    """Many :class:`~bullet_envs.env.BalancingPlateEnv`, with its keywords."""
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **keywords: Any,
+    ) -> None:
+        task, observer = problem(BalancingPlate, **keywords)
+        super().__init__(task, observer, num_envs, max_episode_steps, autoreset_mode, render_mode)
