@@ -132,7 +132,6 @@ class BalancingPlate(Task):
         *(0.1, 0.1),  # rad
         *(0.3, 0.3),  # rad/s
     )
-    rows_per_world: ClassVar[int] = 16
     video_camera: ClassVar[Camera] = Camera(
         eye=(0.24, -0.66, 0.46), target=(0.0, 0.0, 0.08), fov=38.0
     )

@@ -85,7 +85,6 @@ class CartPole(Task):
     state_names: ClassVar[tuple[str, ...]] = ("x", "x_dot", "theta", "theta_dot")
     observed_names: ClassVar[tuple[str, ...]] = state_names
     directions: ClassVar[tuple[tuple[int, ...], ...]] = ((-1,), (1,))
-    rows_per_world: ClassVar[int] = 64
     video_camera: ClassVar[Camera] = Camera(eye=(0.0, -5.0, 1.4), target=(0.0, 0.0, 0.2), fov=41.0)
     # Rolled by 25 degrees: an upright edge moves whole pixels or not at all, a slanted one shows
     # every fraction of a pixel somewhere along its length.
@@ -137,15 +136,15 @@ class CartPole(Task):
         return (abs(x) > self.x_limit) | (abs(theta) > self.angle_limit)
 
     def build(self, world: World, row: int = 0) -> "CartPoleScene":
-        """Load cart, pole and rail, which have no shape that could touch another row's."""
-        return CartPoleScene(world)
+        """Load cart, pole and rail."""
+        return CartPoleScene(world, row)
 
 
 class CartPoleScene:
     """Cart, pole and rail in a world."""
 
-    def __init__(self, world: World) -> None:
-        self._body = world.load(assets.path("cart_pole.urdf"), fixed=True)
+    def __init__(self, world: World, row: int) -> None:
+        self._body = world.load(assets.path("cart_pole.urdf"), fixed=True, row=row)
         self._joints = self._body.joints("slider", "hinge")
         self._slider = self._joints[:1]
 

@@ -79,7 +79,6 @@ class Task:
     directions: ClassVar[tuple[tuple[int, ...], ...]]
     video_camera: ClassVar[Camera]
     agent_camera: ClassVar[Camera]
-    rows_per_world: ClassVar[int]
 
     def __post_init__(self) -> None:
         """Check the keywords."""

@@ -22,7 +22,7 @@ from .cart_pole import CartPole
 from .env import BulletEnv, problem
 from .observers import Observer
 from .task import Effort, Scene, State, Task, require
-from .world import World
+from .world import ROWS_PER_WORLD, World
 
 MAX_ROWS = 4096
 
@@ -254,23 +254,21 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _place(self, rows: Sequence[int], states: Sequence[Sequence[float]]) -> list[State]:
         """Teleport some rows and return where they are then."""
+        scenes = [scene for _, scenes in self._worlds for scene in scenes]
         reached = []
         try:
             for row, state in zip(rows, states, strict=True):
-                world, place = divmod(row, self.task.rows_per_world)
-                scene = self._worlds[world][1][place]
-                scene.place(tuple(state))
-                reached.append(scene.read())
+                scenes[row].place(tuple(state))
+                reached.append(scenes[row].read())
         except BaseException:  # Ctrl-C
             self._discard_engine()
             raise
         return reached
 
     def _build(self) -> None:
-        for first in range(0, self.num_envs, self.task.rows_per_world):
-            world = World(self.task.physics_hz, self.task.control_hz)
-            rows = range(min(self.task.rows_per_world, self.num_envs - first))
-            self._worlds.append((world, [self.task.build(world, row) for row in rows]))
+        for rows in np.array_split(range(self.num_envs), -(-self.num_envs // ROWS_PER_WORLD)):
+            engine = World(self.task.physics_hz, self.task.control_hz)
+            self._worlds.append((engine, [self.task.build(engine, row) for row in range(len(rows))]))
 
     def _discard_engine(self) -> None:
         """Forget the worlds, which are half-way through something; the states are as before."""
