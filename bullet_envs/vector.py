@@ -40,8 +40,8 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         autoreset_mode: what follows the end of an episode, a
             :class:`gymnasium.vector.AutoresetMode`. ``NEXT_STEP``: the next step ignores the row's
             action and begins the next episode. ``SAME_STEP``: so does the same step, and
-            ``final_obs`` in the info is the last observation. ``DISABLED``: the row waits for
-            ``reset(options={"reset_mask": ...})``.
+            ``final_obs`` in the info is the last observation. ``DISABLED``: the row stays as it
+            is, with reward 0 and its flags, until ``reset(options={"reset_mask": ...})``.
         render_mode: ``"rgb_array"`` for pictures or None.
 
     Raises:
@@ -88,6 +88,9 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         self._studio: Studio | None = None
         # A row per robot; None before the first reset.
         self._states: Array | None = None
+        self._latest: Array = np.zeros(
+            self.observation_space.shape or (), self.single_observation_space.dtype
+        )
         self._elapsed = np.zeros(self.num_envs, np.int64)
         self._ended = np.zeros(self.num_envs, np.bool_)
 
@@ -126,7 +129,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             if seeds[row] is not None:
                 self._generators[row] = seeding.np_random(seeds[row])
         self._begin(rows, start)
-        return self._observe(self._states), {}
+        return self._observe(rows), {}
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Act for one control period in every row.
@@ -142,29 +145,24 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         Raises:
             TypeError: the actions are of the wrong type.
             ValueError: the actions are out of range, of the wrong shape or not finite.
-            ResetNeeded: there has been no reset, or none of an ended row under ``DISABLED``.
+            ResetNeeded: there has been no reset.
             ClosedEnvironmentError: the environment has been closed.
         """
         efforts = self._wanted(actions)
         self._require_running("step")
-        ended = np.flatnonzero(self._ended)
-        if len(ended) and self.autoreset_mode is AutoresetMode.DISABLED:
-            raise ResetNeeded(
-                f"step() while the episodes of rows {ended.tolist()} have ended: reset them with"
-                " options={'reset_mask': mask}"
-            )
-        self._advance(efforts)
-        self._elapsed += 1
+        ended = self._ended.copy()
+        waiting = ended & (self.autoreset_mode is AutoresetMode.DISABLED)
+        self._advance(efforts, waiting)
+        self._elapsed += ~ended
         reward, terminated = self.task.outcome(tuple(self._states.T))  # type: ignore[union-attr]
-        rewards = np.full(self.num_envs, reward, np.float64)
+        rewards = np.where(ended, 0.0, reward)
         truncated = np.zeros(self.num_envs, np.bool_)
         if self._time_limit is not None:
             truncated = self._elapsed >= self._time_limit
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP and len(ended):
-            self._begin(ended.tolist())
-            rewards[ended] = 0.0
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and ended.any():
+            self._begin(np.flatnonzero(ended).tolist())
             terminated[ended] = truncated[ended] = False
-        observations = self._observe(self._states)
+        observations = self._observe(~waiting)
         self._ended = terminated | truncated
         infos: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
@@ -222,14 +220,16 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         """Leave the engine behind: a copy builds its own and goes on from the same states."""
         return {**self.__dict__, "_worlds": [], "_studio": None}
 
-    def _advance(self, efforts: Sequence[Effort]) -> None:
-        """Act in every row and read where that led."""
+    def _advance(self, efforts: Sequence[Effort], waiting: Array) -> None:
+        """Act in every row but those that wait, and read where that led."""
         assert self._states is not None
         if not self._worlds:
             self._build()
             self._place(range(self.num_envs), self._states.tolist())
         states: list[State] = []
         try:
+            for row in np.flatnonzero(waiting).tolist():
+                self._scenes[row].place(self.task.rest())  # or it would fall without end
             for world, scenes in self._worlds:
                 for scene, effort in zip(scenes, efforts[len(states) :], strict=False):
                     scene.act(effort)
@@ -238,7 +238,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         except BaseException:  # Ctrl-C
             self._discard_engine()
             raise
-        self._states = np.array(states)
+        self._states = np.where(waiting[:, None], self._states, states)
 
     def _begin(self, rows: Sequence[int], start: State | None = None) -> None:
         """Begin an episode in some rows, from their own random starts if none is given."""
@@ -254,7 +254,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _place(self, rows: Sequence[int], states: Sequence[Sequence[float]]) -> list[State]:
         """Teleport some rows and return where they are then."""
-        scenes = [scene for _, scenes in self._worlds for scene in scenes]
+        scenes = self._scenes
         reached = []
         try:
             for row, state in zip(rows, states, strict=True):
@@ -264,6 +264,10 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             self._discard_engine()
             raise
         return reached
+
+    @property
+    def _scenes(self) -> list[Scene]:
+        return [scene for _, scenes in self._worlds for scene in scenes]
 
     def _build(self) -> None:
         for rows in np.array_split(range(self.num_envs), -(-self.num_envs // ROWS_PER_WORLD)):
@@ -284,7 +288,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         for row in rows:
             finals[row] = observations[row].copy()
         self._begin(rows)
-        observations[rows] = self._observe(self._states[rows])  # type: ignore[index]
+        observations[rows] = self._observe(rows)[rows]
         return {
             "final_obs": finals,
             "_final_obs": ended,
@@ -292,8 +296,12 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             "_final_info": ended.copy(),
         }
 
-    def _observe(self, states: Any) -> Array:
-        return self.observer.observe_rows(states)
+    def _observe(self, rows: Any) -> Array:
+        """Look at some rows and return a new array of all observations."""
+        states = self._states[rows]  # type: ignore[index]
+        if len(states):
+            self._latest[rows] = self.observer.observe_rows(states)
+        return self._latest.copy()
 
     def _seeds(self, seed: Any) -> list[int | None]:
         if seed is None:
