@@ -6,9 +6,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import FrameStackObservation
 
-from .wrappers import ActionRepeat
+from .wrappers import ActionRepeat, VectorActionRepeat, VectorFrameStack
 
 
 class Agent(ABC):
@@ -75,6 +76,26 @@ class Agent(ABC):
                 keywords that the agent was trained with.
         """
         return self.wrap(gym.make(f"bullet_envs:{self.env_id}", **{**self.env_kwargs, **kwargs}))
+
+    def make_envs(self, num_envs: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
+        """Make a batch of what :meth:`make_env` makes, whose ended rows wait for their reset.
+
+        Args:
+            num_envs: rows.
+            **kwargs: for ``gym.make_vec``, as in :meth:`make_env`.
+        """
+        envs: VectorEnv[Any, Any, Any] = gym.make_vec(
+            f"bullet_envs:{self.env_id}",
+            num_envs=num_envs,
+            autoreset_mode=AutoresetMode.DISABLED,
+            **{**self.env_kwargs, **kwargs},
+        )
+        is_picture = len(envs.single_observation_space.shape or ()) == 3
+        if self.action_repeat > 1:
+            envs = VectorActionRepeat(envs, self.action_repeat)
+        if self.frame_stack > 1 or is_picture:
+            envs = VectorFrameStack(envs, self.frame_stack)
+        return envs
 
     def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         """Add the action repeat and the frame stack that the agent needs to a bare environment."""

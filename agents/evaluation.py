@@ -4,15 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.vector import VectorEnv
 
 from .agent import Agent
 
 # Training draws its seeds as 32-bit hashes; these starts are no agent's training or selection.
 EVALUATION_SEEDS = range(10_000_000, 10_000_100)
 SELECTION_SEEDS = range(20_000_000, 20_000_020)
+AT_ONCE = 20  # episodes that play together
 
 
 @dataclass
@@ -30,14 +31,14 @@ class Episode:
 
 
 def run_episodes(
-    envs: Sequence[gym.Env[Any, Any]],
+    envs: VectorEnv[Any, Any, Any],
     act: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
     seeds: Sequence[int],
 ) -> list[Episode]:
-    """Run one episode in each environment, all at once.
+    """Run one episode from each seed, all at once.
 
     Args:
-        envs: at least as many environments as seeds.
+        envs: at least as many rows as seeds.
         act: maps observations of shape (rows, ...) to actions of shape (rows, ...).
         seeds: the reset seed of each episode.
 
@@ -45,20 +46,19 @@ def run_episodes(
         The episodes, in the order of their seeds.
     """
     episodes = [Episode() for _ in seeds]
-    latest = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=False)]
-    live = list(range(len(episodes)))
-    while live:
-        actions = act(np.stack([latest[row] for row in live]))
-        going_on = []
-        for row, action in zip(live, actions, strict=True):
-            episode = episodes[row]
-            episode.observations.append(latest[row])
-            episode.actions.append(action)
-            latest[row], reward, terminated, truncated, _ = envs[row].step(action)
-            episode.rewards.append(float(reward))
-            if not (terminated or truncated):
-                going_on.append(row)
-        live = going_on
+    others = [None] * (envs.num_envs - len(seeds))
+    latest, _ = envs.reset(seed=[*map(int, seeds), *others])  # type: ignore[arg-type]
+    actions = np.zeros(envs.action_space.shape or (), envs.action_space.dtype)
+    live = np.arange(len(seeds))
+    while len(live):
+        seen = latest[live]
+        actions[live] = chosen = act(seen)
+        latest, rewards, terminated, truncated, _ = envs.step(actions)
+        for row, observation, action in zip(live.tolist(), seen, chosen, strict=True):
+            episodes[row].observations.append(observation)
+            episodes[row].actions.append(action)
+            episodes[row].rewards.append(float(rewards[row]))
+        live = live[~(terminated | truncated)[live]]
     return episodes
 
 
@@ -79,14 +79,16 @@ def evaluate(
     Returns:
         Returns, shape (len(seeds),).
     """
-    envs = [agent.make_env(**env_kwargs) for _ in range(min(10, len(seeds)))]
+    envs = agent.make_envs(min(AT_ONCE, len(seeds)), **env_kwargs)
     returns: list[float] = []
     try:
-        for first in range(0, len(seeds), len(envs)):
-            batch = seeds[first : first + len(envs)]
-            episodes = run_episodes(envs, lambda batch: agent.act(batch, deterministic), batch)
+        for first in range(0, len(seeds), AT_ONCE):
+            episodes = run_episodes(
+                envs,
+                lambda batch: agent.act(batch, deterministic),
+                seeds[first : first + AT_ONCE],
+            )
             returns += [episode.episode_return for episode in episodes]
     finally:
-        for env in envs:
-            env.close()
+        envs.close()
     return np.array(returns)

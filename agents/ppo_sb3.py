@@ -17,16 +17,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.wrappers import TransformReward
+from gymnasium.wrappers.vector import TransformReward
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule, set_random_seed
+from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
+from ..sb3 import GymnasiumVecEnv
 from .checkpoints import learner_tensors, restore_learner
 from .learned import LearnedAgent
 from .run import Config, Run, derived_seed
@@ -197,14 +198,18 @@ class _RunCallback(BaseCallback):
 class _RunWriter(KVWriter):
     """Passes what SB3 logs to the run's own log."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, reward_scale: float) -> None:
         self._run = run
+        self._reward_scale = reward_scale
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
         """Log the numbers but those that the run counts itself."""
-        self._run.log({k: float(v) for k, v in key_values.items() if not k.startswith("time/")})
+        numbers = {k: float(v) for k, v in key_values.items() if not k.startswith("time/")}
+        if "rollout/ep_rew_mean" in numbers:
+            numbers["rollout/ep_rew_mean"] /= self._reward_scale
+        self._run.log(numbers)
 
     def close(self) -> None:
         """Leave the run open."""
@@ -215,10 +220,8 @@ def train(config: PPOConfig, run: Run) -> PPOAgent:
     set_random_seed(derived_seed(config.seed))
     agent = PPOAgent(*config.of_agent)
 
-    def scaled(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        return TransformReward(env, lambda reward: config.reward_scale * float(reward))
-
-    envs = make_vec_env(agent.make_env, config.n_envs, wrapper_class=scaled)
+    rows = TransformReward(agent.make_envs(config.n_envs), lambda r: config.reward_scale * r)
+    envs = VecMonitor(GymnasiumVecEnv(rows))
     model = PPO(
         "MlpPolicy",
         envs,
@@ -237,7 +240,7 @@ def train(config: PPOConfig, run: Run) -> PPOAgent:
     if run.restored is not None:
         restore_learner(run.restored, {"policy": model.policy}, model.policy.optimizer)
         model.num_timesteps = run.steps // config.action_repeat  # SB3 counts actions
-    model.set_logger(Logger(None, [_RunWriter(run)]))
+    model.set_logger(Logger(None, [_RunWriter(run, config.reward_scale)]))
     callback = _RunCallback(run, agent)
     if not run.finished:
         actions = math.ceil((config.n_timesteps - run.steps) / config.action_repeat)

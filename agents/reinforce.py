@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -116,12 +115,12 @@ def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
     optimiser = torch.optim.Adam(parameters, config.learning_rate)
     if run.restored is not None:
         restore_learner(run.restored, modules, optimiser)
-    envs: list[gym.Env[Any, Any]] = [agent.make_env() for _ in range(config.episodes)]
+    envs = agent.make_envs(config.episodes)
 
     while not run.finished:
         # Steps name the batch, so a resumed training draws the same numbers as an unbroken one.
         torch.manual_seed(derived_seed(config.seed, run.steps))
-        seeds = [derived_seed(config.seed, run.steps, row) for row in range(len(envs))]
+        seeds = [derived_seed(config.seed, run.steps, row) for row in range(config.episodes)]
         episodes = run_episodes(envs, lambda batch: agent.act(batch, deterministic=False), seeds)
 
         observations = agent.tensor(np.concatenate([e.observations for e in episodes]))
@@ -166,6 +165,5 @@ def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
             run.evaluate(agent)
             run.checkpoint(learner_tensors(modules, optimiser))
 
-    for env in envs:
-        env.close()
+    envs.close()
     return agent

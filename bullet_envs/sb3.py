@@ -2,7 +2,7 @@
 
 ::
 
-    envs = gym.make_vec("BulletCartPole-v0", num_envs=16, autoreset_mode="SameStep")
+    envs = gym.make_vec("BulletCartPole-v0", num_envs=16, autoreset_mode="Disabled")
     model = PPO("MlpPolicy", VecMonitor(GymnasiumVecEnv(envs)))
 """
 
@@ -22,7 +22,7 @@ class GymnasiumVecEnv(VecEnv):
     SB3 reads episode returns from a ``Monitor``; put a ``VecMonitor`` around this.
 
     Args:
-        envs: what to step, with ``autoreset_mode="SameStep"``.
+        envs: what to step, with ``autoreset_mode="Disabled"``: rows that end are reset here.
 
     Raises:
         ValueError: the autoreset mode is another.
@@ -30,8 +30,8 @@ class GymnasiumVecEnv(VecEnv):
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
         mode = envs.metadata.get("autoreset_mode")
-        if mode is not AutoresetMode.SAME_STEP:
-            raise ValueError(f"autoreset_mode={mode} must be AutoresetMode.SAME_STEP for SB3")
+        if mode is not AutoresetMode.DISABLED:
+            raise ValueError(f"autoreset_mode={mode} must be AutoresetMode.DISABLED for SB3")
         self.envs = envs
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
@@ -57,13 +57,15 @@ class GymnasiumVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return observations, rewards (float32), ends and an info dict per row."""
-        observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
+        observations, rewards, terminated, truncated, _ = self.envs.step(self._actions)
         infos: list[dict[str, Any]] = [
             {"TimeLimit.truncated": cut} for cut in (truncated & ~terminated).tolist()
         ]
         ended = terminated | truncated
-        for row in np.flatnonzero(ended).tolist():
-            infos[row]["terminal_observation"] = info["final_obs"][row]
+        if ended.any():
+            for row in np.flatnonzero(ended).tolist():
+                infos[row]["terminal_observation"] = observations[row]
+            observations, _ = self.envs.reset(options={"reset_mask": ended.copy()})
         return observations, rewards.astype(np.float32), ended, infos
 
     def close(self) -> None:

@@ -404,7 +404,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - small) / {num_envs} 
 @pytest.mark.parametrize("env_id", STATE_IDS)
 def test_sb3_adapter_equals_dummy_vec_env(make_batch, env_id):
     kwargs = {"max_episode_steps": 25}
-    mine = GymnasiumVecEnv(make_batch(env_id, 6, autoreset_mode="SameStep", **kwargs))
+    mine = GymnasiumVecEnv(make_batch(env_id, 6, autoreset_mode="Disabled", **kwargs))
     theirs = DummyVecEnv([lambda: gym.make(env_id, **kwargs)] * 6)
     mine.seed(3)
     theirs.seed(3)
@@ -438,7 +438,7 @@ def test_sb3_adapter_equals_dummy_vec_env(make_batch, env_id):
 
 def test_sb3_options_and_pictures(make_batch):
     envs = GymnasiumVecEnv(
-        make_batch("BulletCartPole-v0", 4, autoreset_mode="SameStep", render_mode="rgb_array")
+        make_batch("BulletCartPole-v0", 4, autoreset_mode="Disabled", render_mode="rgb_array")
     )
     envs.set_options({"state": {"x": 0.5}})
     assert (envs.reset()[:, 0] == 0.5).all()
@@ -450,13 +450,13 @@ def test_sb3_options_and_pictures(make_batch):
 
 
 def test_sb3_adapter_refuses_other_modes(make_batch):
-    with pytest.raises(ValueError, match="SAME_STEP"):
+    with pytest.raises(ValueError, match="DISABLED"):
         GymnasiumVecEnv(make_batch("BulletCartPole-v0", 2))
 
 
 def test_sb3_learns_on_a_batch(make_batch):
     envs = VecMonitor(
-        GymnasiumVecEnv(make_batch("BulletCartPole-v0", 16, autoreset_mode="SameStep"))
+        GymnasiumVecEnv(make_batch("BulletCartPole-v0", 16, autoreset_mode="Disabled"))
     )
     model = PPO("MlpPolicy", envs, n_steps=64, n_epochs=10, learning_rate=1e-3, seed=0)
     model.learn(20_000)
