@@ -46,6 +46,7 @@ class DQNConfig(Config):
         target_update: gradient steps between copies into the target network, from 1.
         exploration_fraction: part of the training in which epsilon falls from 1, 0 to 1.
         exploration_final: epsilon from then on, 0 to 1.
+        reward_scale: factor of the rewards that the network learns from, above 0.
         hidden: widths of the hidden layers.
     """
 
@@ -60,6 +61,7 @@ class DQNConfig(Config):
     target_update: int = 200
     exploration_fraction: float = 0.15
     exploration_final: float = 0.01
+    reward_scale: float = 1.0
     hidden: tuple[int, ...] = (128, 128)
 
     def __post_init__(self) -> None:
@@ -76,6 +78,7 @@ class DQNConfig(Config):
         self.require("target_update", int, 1, 10**9)
         self.require("exploration_fraction", float, 0, 1)
         self.require("exploration_final", float, 0, 1)
+        self.require("reward_scale", float, 1e-6, 1e6)
         self.require_widths("hidden")
         window = self.n_steps * self.n_envs
         for name in ("learning_starts", "buffer_size"):
@@ -345,7 +348,12 @@ def train(config: DQNConfig, run: Run) -> DQNAgent:
             observations, rewards, terminated, truncated, infos = envs.step(actions)
             ended = terminated | truncated
             memory.add(
-                actions, rewards, terminated, truncated, observations, infos.get("final_obs")
+                actions,
+                config.reward_scale * rewards,
+                terminated,
+                truncated,
+                observations,
+                infos.get("final_obs"),
             )
             returns += rewards
             recent_returns.extend(returns[ended])
