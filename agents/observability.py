@@ -94,8 +94,7 @@ class Estimator(nn.Module):
 
     def __init__(self, size: int, states: Array) -> None:
         super().__init__()
-        space = gym.spaces.Box(0, 255, (FRAMES, size, size, 3), np.uint8)
-        self.network = build_network(space, (64, 64), states.shape[1])
+        self.network = build_network(_stack_space(size), (64, 64), states.shape[1])
         self.mean = torch.from_numpy(states.mean(0))
         self.scale = torch.from_numpy(states.std(0) + 1e-6)
 
@@ -126,6 +125,10 @@ class Estimator(nn.Module):
         estimates = np.concatenate([self.estimate(data.stacks(part, stride)) for part in rows])
         r2: Array = 1 - ((estimates - data.states) ** 2).mean(0) / data.states.var(0)
         return r2
+
+
+def _stack_space(size: int) -> gym.spaces.Box[np.uint8]:
+    return gym.spaces.Box(0, 255, (FRAMES, size, size, 3), np.uint8)
 
 
 def play(
@@ -188,11 +191,12 @@ def measure(
         raise ValueError(f"stride={stride!r} must lie from 1 to 16")
     if not 1 <= episodes <= len(EVALUATION_SEEDS):
         raise ValueError(f"episodes={episodes!r} must lie from 1 to {len(EVALUATION_SEEDS)}")
+    env = gym.make(f"bullet_envs:{env_id}", size=size, supersampling=supersampling)
+    build_network(_stack_space(size), (1,), 1)  # refuses a size that the network cannot see
     torch.set_num_threads(TORCH_THREADS)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     lqr = LQR(env_id.replace("Pixels", ""))
-    env = gym.make(f"bullet_envs:{env_id}", size=size, supersampling=supersampling)
     estimator: Estimator | None = None
 
     def collect(count: int) -> Pictures:

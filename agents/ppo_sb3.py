@@ -106,6 +106,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gae_lambda": 0.95,
         "reward_scale": 0.01,
     },
+    "BalancingPlatePixels-v0": {**_PICTURES, "n_timesteps": 300_000, "reward_scale": 0.02},
 }
 
 

@@ -490,6 +490,40 @@ def train(algo, folder, env_id="BulletCartPole-v0", **settings):
     return run, agent
 
 
+def test_dqn_learns_from_scaled_rewards(tmp_path, monkeypatch):
+    seen = []
+    add = ReplayMemory.add
+
+    def spy(self, actions, rewards, *others):
+        seen.extend(rewards)
+        add(self, actions, rewards, *others)
+
+    monkeypatch.setattr(ReplayMemory, "add", spy)
+    run, _ = train("dqn", tmp_path / "run", **TINY["dqn"], reward_scale=0.25)
+    assert len(seen) == run.steps and set(seen) == {0.25}
+
+
+def test_dqn_learns_to_see_at_a_rate_of_its_own(tmp_path, monkeypatch):
+    optimisers = []
+    adam = torch.optim.Adam
+
+    def spy(*args, **kwargs):
+        optimisers.append(adam(*args, **kwargs))
+        return optimisers[-1]
+
+    monkeypatch.setattr(torch.optim, "Adam", spy)
+    settings = {**tiny("dqn", PIXEL_IDS[0]), "learning_rate": 0.01, "eyes_learning_rate": 0.02}
+    run, agent = train("dqn", tmp_path / "pictures", PIXEL_IDS[0], **settings)
+    rest, eyes = optimisers[0].param_groups
+    assert list(map(id, eyes["params"])) == list(map(id, agent.network[0].parameters()))
+    assert len(rest["params"]) + len(eyes["params"]) == len(list(agent.network.parameters()))
+    # The last step was taken before the last actions were counted.
+    left = 1 - (run.steps - 8 * run.config.action_repeat) / run.config.n_timesteps
+    assert rest["lr"] == pytest.approx(0.01 * left) and eyes["lr"] == pytest.approx(0.02 * left)
+    train("dqn", tmp_path / "states", **TINY["dqn"])
+    assert len(optimisers[1].param_groups) == 1
+
+
 def outcome(folder):
     """Return what a training left that must not depend on time: hashes and scores."""
     tensors, info, _ = read_tensors(folder / "checkpoint.safetensors")
