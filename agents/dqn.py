@@ -22,7 +22,6 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 
 from .checkpoints import below, learner_tensors, restore_learner
@@ -181,7 +180,7 @@ class ReplayMemory:
         terminated: npt.NDArray[np.bool_],
         truncated: npt.NDArray[np.bool_],
         following: npt.NDArray[Any],
-        finals: npt.NDArray[Any] | None = None,
+        finals: npt.NDArray[Any],
     ) -> None:
         """Remember a transition of every environment.
 
@@ -191,7 +190,7 @@ class ReplayMemory:
             terminated: shape (n_envs,).
             truncated: shape (n_envs,).
             following: what the next actions begin with, of a new episode after an end.
-            finals: last observations of the episodes that ended, by row.
+            finals: what followed the actions, before any reset.
         """
         now, then = self.added % self.length, (self.added + 1) % self.length
         ended = terminated | truncated
@@ -205,7 +204,6 @@ class ReplayMemory:
         for row in range(len(ended)):
             self.finals.pop((now, row), None)
         for row in np.flatnonzero(truncated & ~terminated).tolist():
-            assert finals is not None
             self.finals[now, row] = self._latest(finals[row][None])[0].copy()
         self.columns["frames"][then] = self._latest(following)
         self.columns["ages"][then] = np.where(ended, 0, self.columns["ages"][now] + 1)
@@ -356,9 +354,7 @@ def train(config: DQNConfig, run: Run) -> DQNAgent:
         restore_learner(run.restored, modules, optimiser)
         memory.restore(run.restored)
         updates = int(run.restored["updates"])
-    envs = gym.vector.SyncVectorEnv(
-        [agent.make_env] * config.n_envs, autoreset_mode=AutoresetMode.SAME_STEP
-    )
+    envs = agent.make_envs(config.n_envs)
     n_actions = agent.action_space.n  # type: ignore[attr-defined]
     recent_returns: deque[float] = deque(maxlen=100)
     losses: deque[float] = deque(maxlen=100)
@@ -376,15 +372,13 @@ def train(config: DQNConfig, run: Run) -> DQNAgent:
             actions = agent.act(observations, deterministic=True)
             exploring = rng.random(config.n_envs) < epsilon
             actions = np.where(exploring, rng.integers(0, n_actions, config.n_envs), actions)
-            observations, rewards, terminated, truncated, infos = envs.step(actions)
+            finals, rewards, terminated, truncated, _ = envs.step(actions)
             ended = terminated | truncated
+            observations = finals
+            if ended.any():
+                observations, _ = envs.reset(options={"reset_mask": ended})
             memory.add(
-                actions,
-                config.reward_scale * rewards,
-                terminated,
-                truncated,
-                observations,
-                infos.get("final_obs"),
+                actions, config.reward_scale * rewards, terminated, truncated, observations, finals
             )
             returns += rewards
             recent_returns.extend(returns[ended])

@@ -1,102 +1,381 @@
-"""How fast the environments are beside bare PyBullet and others: ``bullet-envs bench``."""
+"""How fast the environments are beside bare PyBullet and others: ``bullet-envs bench``.
 
+The contenders of a section take turns, again and again, so that whatever else the machine does
+falls on all of them alike. A ratio is the median of the ratios of single turns.
+"""
+
+import contextlib
+import cProfile
+import functools
 import importlib
 import importlib.util
+import json
+import platform
+import pstats
 import time
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import AddRenderObservation, ResizeObservation
+from tqdm import tqdm
 
 from . import ENV_IDS, PIXEL_IDS, assets, world
 from .camera import Camera, Studio
 
 p = world.p  # type: ignore[attr-defined]  # imported there without its banner
 
-BURST = 25  # actions between resets, which are not timed; fewer than any episode lasts
-BURSTS = 200
-PICTURES = 8  # bursts where each action draws a picture
-REPEATS = 15
+CART_POLE, PLATE, CART_POLE_PIXELS, PLATE_PIXELS = ENV_IDS
+STATE_IDS = (CART_POLE, PLATE)
+BURST = 25  # actions of a single robot between resets; fewer than any episode lasts
+TURN = 0.15  # seconds of a contender's turn
+ROWS = (1, 16, 64, 256)
+MOST_PROCESSES = 64
 
-# Environments that others look at through Gymnasium's wrappers, and what has to be installed.
-PEERS = {"CartPole-v1": "pygame", "InvertedPendulumBulletEnv-v0": "pybullet_envs_gymnasium"}
-
-# Something that can begin again, and something that can act.
+# Begins again, outside the time; acts once, in every row.
 Loop = tuple[Callable[[], Any], Callable[[int], Any]]
 
 
-def main() -> None:
-    """Print how our environments compare to bare loops, and our pictures to others'."""
-    _print_header("environment", "bare", "gym")
-    for env_id in (env_id for env_id in ENV_IDS if env_id not in PIXEL_IDS):
-        env = gym.make(env_id)
-        engine = world.World(env.unwrapped.task.physics_hz, env.unwrapped.task.control_hz)  # type: ignore[attr-defined]
-        env.reset(seed=0)
-        start = env.unwrapped.state()  # type: ignore[attr-defined]
-        _print_ratio(env_id, _bare_loop(env_id, engine, start), _gym_loop(env), BURSTS)
-        env.close()
-        engine.close()
+@dataclass(frozen=True)
+class Contender:
+    """Something that steps.
 
-    print()
-    _print_header("pictures against", "theirs", "ours")
-    for env_id in PIXEL_IDS:
-        env = gym.make(env_id)
-        env.reset(seed=0)
-        ours = _gym_loop(env)
-        observer, task = env.unwrapped.observer, env.unwrapped.task  # type: ignore[attr-defined]
-        studio = Studio(task)
-        studio.pose(tuple(env.unwrapped.state().values()))  # type: ignore[attr-defined]
-        print(env_id)
-        _print_ratio("  bare getCameraImage", _bare_camera(studio, observer.camera), ours, PICTURES)
-        for peer, module in PEERS.items():
-            if importlib.util.find_spec(module) is None:
-                print(f"  {peer:<26} skipped: {module} is not installed")
-                continue
-            importlib.import_module(module)
-            their_env: gym.Env[Any, Any] = gym.make(peer, render_mode="rgb_array")
-            size = observer.camera.width
-            their_env = ResizeObservation(AddRenderObservation(their_env), (size, size))
-            _print_ratio(f"  {peer}", _gym_loop(their_env), ours, PICTURES)
-            their_env.close()
-        studio.close()
-        env.close()
+    Args:
+        name: in the table.
+        open: a context in which the loop can run.
+        rows: environments that a step steps.
+        needs: the module without which it is skipped.
+    """
+
+    name: str
+    open: Callable[[], contextlib.AbstractContextManager[Loop]]
+    rows: int = 1
+    needs: str | None = None
 
 
-def _print_header(what: str, first: str, second: str) -> None:
-    print(f"{what:<28}{first + ' steps/s':>16}{second + ' steps/s':>16}{'ratio':>8}{'spread':>16}")
+@dataclass(frozen=True)
+class Ratio:
+    """What is compared within a section: the rate of one contender over that of another."""
+
+    name: str
+    over: str
 
 
-def _print_ratio(name: str, other: Loop, ours: Loop, bursts: int) -> None:
-    """Time two loops in turn and print median rates, and the ratio's median and spread."""
-    times = [
-        (_seconds_per_step(other, bursts), _seconds_per_step(ours, bursts)) for _ in range(REPEATS)
+@dataclass(frozen=True)
+class Section:
+    """Contenders that take turns."""
+
+    title: str
+    contenders: list[Contender]
+    ratios: list[Ratio]
+
+
+def main(
+    repeats: int, json_path: Path | None = None, only: str | None = None
+) -> None:
+    """Time every section, or those whose title has a word in it, and print tables."""
+    results: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "repeats": repeats,
+        "sections": [],
+    }
+    print(f"{results['date']}, {results['machine']}, {repeats} turns each\n")
+    for section in sections():
+        if only is None or only in section.title:
+            results["sections"].append(_run(section, repeats))
+    if json_path is not None:
+        json_path.write_text(json.dumps(results, indent=1))
+
+
+def machine() -> str:
+    """Return what the figures hold for."""
+    names = ("gymnasium", "numpy", "pybullet")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"{_cores()} cores of {_processor()}, Python {platform.python_version()}, {versions}"
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0))
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def sections() -> list[Section]:
+    """Return what is compared."""
+    single = [
+        Contender("CartPole-v1", _gym("CartPole-v1")),
+        Contender("MuJoCo InvertedPendulum-v5", _gym("InvertedPendulum-v5"), needs="mujoco"),
+        Contender(
+            "InvertedPendulumBulletEnv-v0",
+            _gym("InvertedPendulumBulletEnv-v0"),
+            needs="pybullet_envs_gymnasium",
+        ),
+        Contender("panda-gym PandaReach-v3", _gym("PandaReach-v3"), needs="panda_gym"),
     ]
-    ratios = sorted(theirs / mine for theirs, mine in times)
-    first, second = (1 / median(column) for column in zip(*times, strict=True))
-    spread = f"{ratios[1]:.2f} to {ratios[-2]:.2f}"
-    print(
-        f"{name:<28}{first:>16,.0f}{second:>16,.0f}{median(ratios):>8.2f}{spread:>16}", flush=True
+    cameras = [
+        Contender("CartPole-v1 seen", _seen("CartPole-v1"), needs="pygame"),
+        Contender(
+            "InvertedPendulumBulletEnv-v0 seen",
+            _seen("InvertedPendulumBulletEnv-v0"),
+            needs="pybullet_envs_gymnasium",
+        ),
+    ]
+    many = [
+        Contender("CartPole-v1 vector entry point", _vector_entry("CartPole-v1", 64), 64),
+        Contender(
+            "SyncVectorEnv InvertedPendulum-v5", _sync("InvertedPendulum-v5", 64), 64, "mujoco"
+        ),
+        Contender("EnvPool InvertedPendulum-v4, 2 threads", _envpool, 64, "envpool"),
+    ]
+    return [
+        Section(
+            "one environment",
+            [
+                *(Contender(_bare(env_id), _bare_loop(env_id)) for env_id in STATE_IDS),
+                *(Contender(env_id, _gym(env_id)) for env_id in STATE_IDS),
+                *single,
+            ],
+            [
+                *(Ratio(env_id, _bare(env_id)) for env_id in STATE_IDS),
+                *(Ratio(CART_POLE, peer.name) for peer in single),
+            ],
+        ),
+        Section(
+            "one environment, pictures",
+            [
+                *(Contender(_bare(env_id), _bare_camera(env_id)) for env_id in PIXEL_IDS),
+                *(Contender(env_id, _gym(env_id)) for env_id in PIXEL_IDS),
+                *cameras,
+            ],
+            [
+                *(Ratio(env_id, _bare(env_id)) for env_id in PIXEL_IDS),
+                *(Ratio(env_id, peer.name) for env_id in PIXEL_IDS for peer in cameras),
+            ],
+        ),
+        *(_rows_section(env_id, rows) for env_id in ENV_IDS for rows in ROWS),
+        Section(
+            "batches",
+            [
+                *(
+                    Contender(f"batch of {rows} {env_id}", _batch(env_id, rows), rows)
+                    for env_id in STATE_IDS
+                    for rows in ROWS
+                ),
+                *many,
+            ],
+            [
+                *(
+                    Ratio(f"batch of 256 {env_id}", f"batch of 64 {env_id}")
+                    for env_id in STATE_IDS
+                ),
+                *(Ratio(f"batch of 64 {CART_POLE}", peer.name) for peer in many),
+            ],
+        ),
+    ]
+
+
+def _rows_section(env_id: str, rows: int) -> Section:
+    ways = [
+        Contender("batch", _batch(env_id, rows), rows),
+        Contender("SyncVectorEnv", _sync(env_id, rows), rows),
+    ]
+    if rows <= MOST_PROCESSES:
+        ways += [
+            Contender("AsyncVectorEnv", _async(env_id, rows), rows),
+            Contender("SB3 SubprocVecEnv", _subproc(env_id, rows), rows, "stable_baselines3"),
+        ]
+    return Section(
+        f"{rows} rows of {env_id}", ways, [Ratio("batch", way.name) for way in ways[1:]]
     )
 
 
-def _seconds_per_step(loop: Loop, bursts: int) -> float:
+def _bare(env_id: str) -> str:
+    return f"bare {'getCameraImage' if env_id in PIXEL_IDS else 'loop'} of {env_id}"
+
+
+def _run(section: Section, repeats: int) -> dict[str, Any]:
+    """Time a section, print it and return its figures."""
+    print(f"{section.title}\n")
+    rates: dict[str, list[float]] = {}
+    skipped: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        loops = {}
+        for contender in section.contenders:
+            if contender.needs and importlib.util.find_spec(contender.needs) is None:
+                skipped[contender.name] = f"{contender.needs} is not installed"
+                continue
+            loops[contender.name] = (contender.rows, stack.enter_context(contender.open()))
+        acts = {name: _acts(loop) for name, (_, loop) in loops.items()}
+        for _ in tqdm(range(repeats), desc=section.title, unit="turn", leave=False):
+            for name, (rows, loop) in loops.items():
+                rate = rows / _seconds_per_act(loop, acts[name])
+                rates.setdefault(name, []).append(rate)
+    ratios = [_ratio(ratio, rates) for ratio in section.ratios if ratio.over in rates]
+    _print_section(rates, skipped, ratios)
+    return {
+        "title": section.title,
+        "rates": {name: _spread(of) for name, of in rates.items()},
+        "ratios": ratios,
+        "skipped": skipped,
+    }
+
+
+def _acts(loop: Loop) -> int:
+    """Return how many acts fill a turn, in whole bursts."""
+    begin, act = loop
+    begin()
+    act(0)
+    start = time.perf_counter()
+    for count in range(BURST):
+        act(count)
+    seconds = time.perf_counter() - start
+    return BURST * max(1, round(TURN / seconds))
+
+
+def _seconds_per_act(loop: Loop, acts: int) -> float:
     begin, act = loop
     total = 0.0
-    for _ in range(bursts):
+    for _ in range(acts // BURST):
         begin()
         start = time.perf_counter()
         for count in range(BURST):
             act(count)
         total += time.perf_counter() - start
-    return total / (bursts * BURST)
+    return total / acts
 
 
-def _gym_loop(env: gym.Env[Any, Any]) -> Loop:
-    space = env.action_space
-    actions = list(range(space.n)) if isinstance(space, gym.spaces.Discrete) else [space.sample()]
-    return lambda: env.reset(seed=0), lambda count: env.step(actions[count % len(actions)])
+def _spread(values: list[float]) -> dict[str, float]:
+    low, middle, high = quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    return {"low": low, "median": middle, "high": high}
+
+
+def _ratio(ratio: Ratio, rates: dict[str, list[float]]) -> dict[str, Any]:
+    turns = zip(rates[ratio.name], rates[ratio.over], strict=True)
+    return {**asdict(ratio), **_spread([mine / theirs for mine, theirs in turns])}
+
+
+def _print_section(
+    rates: dict[str, list[float]], skipped: dict[str, str], ratios: list[dict[str, Any]]
+) -> None:
+    print("| | steps/s | quartiles |\n|---|---|---|")
+    for name, of in rates.items():
+        spread = _spread(of)
+        print(f"| {name} | {spread['median']:,.0f} | {spread['low']:,.0f} to {spread['high']:,.0f} |")
+    for name, reason in skipped.items():
+        print(f"| {name} | skipped: {reason} | |")
+    if ratios:
+        print("\n| ratio | median | quartiles |\n|---|---|---|")
+    for ratio in ratios:
+        print(
+            f"| {ratio['name']} / {ratio['over']} | {ratio['median']:.2f} |"
+            f" {ratio['low']:.2f} to {ratio['high']:.2f} |"
+        )
+    print(flush=True)
+
+
+Opener = Callable[[], contextlib.AbstractContextManager[Loop]]
+
+
+def _gym(env_id: str) -> Opener:
+    return functools.partial(_open_env, lambda: _make(env_id))
+
+
+def _seen(env_id: str) -> Opener:
+    """Return what makes an environment seen through Gymnasium's wrappers, as large as ours."""
+
+    def make() -> gym.Env[Any, Any]:
+        env = AddRenderObservation(_make(env_id, render_mode="rgb_array"))
+        return ResizeObservation(env, (64, 64))
+
+    return functools.partial(_open_env, make)
+
+
+def _make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    for module in ("pybullet_envs_gymnasium", "panda_gym"):
+        if importlib.util.find_spec(module):
+            importlib.import_module(module)
+    return gym.make(env_id, **kwargs)
+
+
+@contextlib.contextmanager
+def _open_env(make: Callable[[], gym.Env[Any, Any]]) -> Iterator[Loop]:
+    with make() as env:
+        env.action_space.seed(0)
+        space = env.action_space
+        if isinstance(space, gym.spaces.Discrete):
+            actions: list[Any] = list(range(int(space.n)))
+        else:
+            actions = [space.sample() for _ in range(BURST)]
+        yield lambda: env.reset(seed=0), lambda count: env.step(actions[count % len(actions)])
+
+
+def _batch(env_id: str, rows: int) -> Opener:
+    return functools.partial(_open_vector, lambda: gym.make_vec(env_id, num_envs=rows))
+
+
+def _vector_entry(env_id: str, rows: int) -> Opener:
+    return functools.partial(
+        _open_vector,
+        lambda: gym.make_vec(env_id, num_envs=rows, vectorization_mode="vector_entry_point"),
+    )
+
+
+def _sync(env_id: str, rows: int) -> Opener:
+    return functools.partial(_open_vector, lambda: SyncVectorEnv([lambda: _make(env_id)] * rows))
+
+
+def _async(env_id: str, rows: int) -> Opener:
+    return functools.partial(_open_vector, lambda: AsyncVectorEnv([lambda: _make(env_id)] * rows))
+
+
+@contextlib.contextmanager
+def _open_vector(make: Callable[[], Any]) -> Iterator[Loop]:
+    envs = make()
+    envs.action_space.seed(0)
+    actions = [envs.action_space.sample() for _ in range(BURST)]
+    envs.reset(seed=0)
+    yield lambda: None, lambda count: envs.step(actions[count])
+    envs.close()
+
+
+@contextlib.contextmanager
+def _subproc(env_id: str, rows: int) -> Iterator[Loop]:
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
+    envs = SubprocVecEnv([lambda: _make(env_id)] * rows, start_method="fork")
+    space = envs.action_space
+    actions = [np.array([space.sample() for _ in range(rows)]) for _ in range(BURST)]
+    envs.reset()
+    yield lambda: None, lambda count: envs.step(actions[count])
+    envs.close()
+
+
+@contextlib.contextmanager
+def _envpool() -> Iterator[Loop]:
+    import envpool
+
+    envs = envpool.make_gymnasium("InvertedPendulum-v4", num_envs=64, num_threads=2)
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-3, 3, (BURST, 64, 1))
+    envs.reset()
+    yield lambda: None, lambda count: envs.step(actions[count])
+    envs.close()
 
 
 def _bare_camera(studio: Studio, camera: Camera) -> Loop:
