@@ -127,7 +127,7 @@ class Estimator(nn.Module):
         return r2
 
 
-def _stack_space(size: int) -> gym.spaces.Box[np.uint8]:
+def _stack_space(size: int) -> gym.Space[Any]:
     return gym.spaces.Box(0, 255, (FRAMES, size, size, 3), np.uint8)
 
 
