@@ -501,14 +501,18 @@ main(sys.argv[1:])
 def test_bundled_agent_plays_from_the_command(capsys, env_id, algo):
     """`bullet-envs evaluate --algo …` prints what the agent returns from the first starts.
 
-    That it solves its id, over all starts, is for test_bundled_agent_solves_its_task.
+    An agent of pictures may lose one of them; that it solves its id over all 100 is for
+    test_bundled_agent_solves_its_task.
     """
-    command = ["evaluate", "--env", env_id, "--algo", algo, "--eval-episodes", "3"]
+    episodes = 3 if env_id in PIXEL_IDS else 10
+    command = ["evaluate", "--env", env_id, "--algo", algo, "--eval-episodes", str(episodes)]
     assert cli.main(command) == 0
     name, mean, _, _ = capsys.readouterr().out.splitlines()[-1].split()
     assert name == algo
-    returns = evaluate(load_agent(env_id, algo), EVALUATION_SEEDS[:3])
+    returns = evaluate(load_agent(env_id, algo), EVALUATION_SEEDS[:episodes])
     assert float(mean) == pytest.approx(returns.mean(), abs=0.05)
+    if env_id not in PIXEL_IDS:
+        assert float(mean) >= 475
 
 
 def test_bundled_agents_need_no_network_and_no_folder(tmp_path, monkeypatch):
