@@ -18,7 +18,7 @@ demo: venv ## train, evaluate and film an agent
 	$(BIN)/bullet-envs demo
 
 test: venv ## run all tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 # mypy does not read package-dir, so it gets links that put the folders where the wheel has them.
 lint: venv ## check format, style and types

@@ -106,6 +106,13 @@ _PICTURES = {
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 100_000, "eval_freq": 5_000, "gamma": 0.99},
     "BalancingPlate-v0": {"n_timesteps": 200_000, "eval_freq": 10_000},
+    "BulletCartPolePixels-v0": {
+        **_PICTURES,
+        "n_timesteps": 200_000,
+        "n_steps": 3,
+        "learning_rate": 5e-4,
+        "eyes_learning_rate": 1e-3,
+    },
     "BalancingPlatePixels-v0": {**_PICTURES, "n_timesteps": 300_000},
 }
 

@@ -156,7 +156,9 @@ class LearnedAgent(Agent):
 class GreedyAgent(LearnedAgent):
     """A network whose largest output is the action."""
 
-    def build(self) -> nn.Module:
+    network: nn.Sequential
+
+    def build(self) -> nn.Sequential:
         """Return a network from the observation to a number per Discrete action.
 
         Raises:

@@ -34,6 +34,7 @@ from .evaluation import EVALUATION_SEEDS
 from .learned import build_network
 from .run import TORCH_THREADS
 from .tables import read_rows, with_section, write_rows
+from .vision import Keypoints
 
 FRAMES = 3  # in a stack
 PICTURES = 5_000  # collected in each round
@@ -94,7 +95,8 @@ class Estimator(nn.Module):
 
     def __init__(self, size: int, states: Array) -> None:
         super().__init__()
-        self.network = build_network(_stack_space(size), (64, 64), states.shape[1])
+        space = gym.spaces.Box(0, 255, (FRAMES, size, size, 3), np.uint8)
+        self.network = build_network(space, (64, 64), states.shape[1])
         self.mean = torch.from_numpy(states.mean(0))
         self.scale = torch.from_numpy(states.std(0) + 1e-6)
 
@@ -125,10 +127,6 @@ class Estimator(nn.Module):
         estimates = np.concatenate([self.estimate(data.stacks(part, stride)) for part in rows])
         r2: Array = 1 - ((estimates - data.states) ** 2).mean(0) / data.states.var(0)
         return r2
-
-
-def _stack_space(size: int) -> gym.spaces.Box[np.uint8]:
-    return gym.spaces.Box(0, 255, (FRAMES, size, size, 3), np.uint8)
 
 
 def play(
@@ -191,12 +189,10 @@ def measure(
         raise ValueError(f"stride={stride!r} must lie from 1 to 16")
     if not 1 <= episodes <= len(EVALUATION_SEEDS):
         raise ValueError(f"episodes={episodes!r} must lie from 1 to {len(EVALUATION_SEEDS)}")
-    env = gym.make(f"bullet_envs:{env_id}", size=size, supersampling=supersampling)
-    build_network(_stack_space(size), (1,), 1)  # refuses a size that the network cannot see
     torch.set_num_threads(TORCH_THREADS)
-    torch.manual_seed(0)
     rng = np.random.default_rng(0)
     lqr = LQR(env_id.replace("Pixels", ""))
+    env = gym.make(f"bullet_envs:{env_id}", size=size, supersampling=supersampling)
     estimator: Estimator | None = None
 
     def collect(count: int) -> Pictures:
@@ -208,6 +204,8 @@ def measure(
 
     title = f"{env_id} {size} px, stride {stride}, supersampling {supersampling}"
     with env:
+        Keypoints((FRAMES, *env.observation_space.shape))  # type: ignore[misc]  # may refuse a size
+        torch.manual_seed(0)
         unseen = collect(UNSEEN)
         data = collect(PICTURES)
         estimator = Estimator(size, data.states)

@@ -226,12 +226,14 @@ _EGL_TEST = """
 import sys
 import pybullet as p
 client = p.connect(p.DIRECT)
-if p.loadPlugin(sys.argv[1], "_eglRendererPlugin") < 0:
+here = {"physicsClientId": client}
+if p.loadPlugin(sys.argv[1], "_eglRendererPlugin", **here) < 0:
     sys.exit("the plugin cannot be loaded")
-p.createMultiBody(0, -1, p.createVisualShape(p.GEOM_BOX, halfExtents=(1, 1, 1)))
+box = p.createVisualShape(p.GEOM_BOX, halfExtents=(1, 1, 1), **here)
+p.createMultiBody(0, -1, box, **here)
 view = p.computeViewMatrix((0, 0, 5), (0, 0, 0), (0, 1, 0))
 lens = p.computeProjectionMatrixFOV(60, 1, 0.1, 10)
-mask = p.getCameraImage(16, 16, view, lens, renderer=p.ER_BULLET_HARDWARE_OPENGL)[4]
+mask = p.getCameraImage(16, 16, view, lens, renderer=p.ER_BULLET_HARDWARE_OPENGL, **here)[4]
 sys.exit(None if (mask.max() >= 0) else "it draws empty pictures")
 """
 

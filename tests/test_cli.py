@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
+from conftest import BUNDLED, PIXEL_IDS
 from test_video import decode
 
 import bullet_envs
@@ -499,12 +499,19 @@ main(sys.argv[1:])
 
 @pytest.mark.parametrize("env_id, algo", BUNDLED)
 def test_bundled_agent_plays_from_the_command(capsys, env_id, algo):
-    """`bullet-envs evaluate --algo …` solves every id; on pictures REINFORCE need not."""
-    command = ["evaluate", "--env", env_id, "--algo", algo, "--eval-episodes", "10"]
+    """`bullet-envs evaluate --algo …` prints what the agent returns from the first starts.
+
+    An agent of pictures may lose one of them; that it solves its id over all 100 is for
+    test_bundled_agent_solves_its_task.
+    """
+    episodes = 3 if env_id in PIXEL_IDS else 10
+    command = ["evaluate", "--env", env_id, "--algo", algo, "--eval-episodes", str(episodes)]
     assert cli.main(command) == 0
     name, mean, _, _ = capsys.readouterr().out.splitlines()[-1].split()
     assert name == algo
-    if env_id in STATE_IDS or algo != "reinforce":
+    returns = evaluate(load_agent(env_id, algo), EVALUATION_SEEDS[:episodes])
+    assert float(mean) == pytest.approx(returns.mean(), abs=0.05)
+    if env_id not in PIXEL_IDS:
         assert float(mean) >= 475
 
 
