@@ -81,4 +81,4 @@ class VectorFrameStack(VectorWrapper[Any, Any, Any]):
         """Return the stacks with the latest observations, and the rest as it is."""
         observations, *rest = self.env.step(actions)
         self._stacks = np.concatenate([self._stacks[:, 1:], observations[:, None]], axis=1)
-        return self._stacks.copy(), *rest  # type: ignore[return-value]
+        return self._stacks.copy(), *rest

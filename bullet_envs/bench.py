@@ -1,4 +1,4 @@
-"""How fast the environments are beside bare PyBullet and others: ``bullet-envs bench``.
+"""How fast environments and agents are beside bare PyBullet and peers: ``bullet-envs bench``.
 
 The contenders of a section take turns, again and again, so that whatever else the machine does
 falls on all of them alike. A ratio is the median of the ratios of single turns.
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any
 
 import gymnasium as gym
@@ -38,6 +38,7 @@ BURST = 25  # actions of a single robot between resets; fewer than any episode l
 TURN = 0.15  # seconds of a contender's turn
 ROWS = (1, 16, 64, 256)
 MOST_PROCESSES = 64
+
 
 # Begins again, outside the time; acts once, in every row.
 Loop = tuple[Callable[[], Any], Callable[[int], Any]]
@@ -70,29 +71,105 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Section:
-    """Contenders that take turns."""
+    """Contenders that take turns; those of the summary have ``in_summary``."""
 
     title: str
     contenders: list[Contender]
     ratios: list[Ratio]
+    in_summary: bool = True
+
+    def run(self, repeats: int) -> dict[str, Any]:
+        """Time a section, print it and return its figures."""
+        print(f"{self.title}\n")
+        rates: dict[str, list[float]] = {}
+        skipped: dict[str, str] = {}
+        with contextlib.ExitStack() as stack:
+            loops = {}
+            for contender in self.contenders:
+                if contender.needs and importlib.util.find_spec(contender.needs) is None:
+                    skipped[contender.name] = f"{contender.needs} is not installed"
+                    continue
+                loops[contender.name] = (contender.rows, stack.enter_context(contender.open()))
+            acts = {name: _acts(loop) for name, (_, loop) in loops.items()}
+            for _ in tqdm(range(repeats), desc=self.title, unit="turn", leave=False):
+                for name, (rows, loop) in loops.items():
+                    rate = rows / _seconds_per_act(loop, acts[name])
+                    rates.setdefault(name, []).append(rate)
+        ratios = [ratio_of(ratio, rates) for ratio in self.ratios if ratio.over in rates]
+        _print_section(rates, skipped, ratios)
+        return {
+            "title": self.title,
+            "in_summary": self.in_summary,
+            "rates": {name: spread(of) for name, of in rates.items()},
+            "ratios": ratios,
+            "skipped": skipped,
+        }
 
 
 def main(
-    repeats: int, json_path: Path | None = None, only: str | None = None
+    repeats: int, only: str = "", json_path: Path | None = None, readme: Path | None = None
 ) -> None:
-    """Time every section, or those whose title has a word in it, and print tables."""
+    """Time sections and print their tables.
+
+    Args:
+        repeats: turns of each contender.
+        only: part of the titles of the sections to time.
+        json_path: where all figures go, for programs.
+        readme: a text whose section "bench" becomes the table of ratios.
+
+    Raises:
+        ValueError: no title contains ``only``.
+    """
+    everything: list[Any] = sections()
+    if importlib.util.find_spec("stable_baselines3"):
+        from .agents.races import races
+
+        everything += races()
+    chosen = [section for section in everything if only in section.title]
+    if not chosen:
+        titles = ", ".join(repr(section.title) for section in everything)
+        raise ValueError(f"no section has {only!r} in its title; they are {titles}")
     results: dict[str, Any] = {
         "date": date.today().isoformat(),
         "machine": machine(),
         "repeats": repeats,
         "sections": [],
     }
-    print(f"{results['date']}, {results['machine']}, {repeats} turns each\n")
-    for section in sections():
-        if only is None or only in section.title:
-            results["sections"].append(_run(section, repeats))
+    print(f"{results['date']}, {results['machine']}, median of {repeats} turns\n")
+    for section in chosen:
+        results["sections"].append(section.run(repeats))
     if json_path is not None:
-        json_path.write_text(json.dumps(results, indent=1))
+        json_path.write_text(json.dumps(results, indent=1) + "\n")
+    if readme is not None:
+        from .agents.tables import with_section
+
+        readme.write_text(with_section(readme.read_text(), "bench", summary(results)))
+
+
+def summary(results: dict[str, Any]) -> str:
+    """Return the ratios of a run as Markdown, with its date and machine."""
+    lines = ["| ours | beside | ours / theirs | quartiles |", "|---|---|---|---|"]
+    for section in results["sections"]:
+        lines += [
+            f"| {ratio['name']} | {ratio['over']} | {ratio['median']:.2f} |"
+            f" {ratio['low']:.2f} to {ratio['high']:.2f} |"
+            for ratio in section["ratios"]
+            if section["in_summary"]
+        ]
+    lines += ["", f"{results['date']}, {results['machine']}, {results['repeats']} turns each."]
+    return "\n".join(lines)
+
+
+def profile() -> None:
+    """Print where the time of a step goes, for a single environment and for a batch of each id."""
+    for env_id in ENV_IDS:
+        for name, opener in ((env_id, _gym(env_id)), (f"64 rows of {env_id}", _batch(env_id, 64))):
+            with opener() as loop:
+                acts = _acts(loop)
+                profiler = cProfile.Profile()
+                profiler.runcall(_seconds_per_act, loop, acts)
+            print(f"{name}, {acts} steps")
+            pstats.Stats(profiler).strip_dirs().sort_stats("tottime").print_stats(12)
 
 
 def machine() -> str:
@@ -147,7 +224,10 @@ def sections() -> list[Section]:
         Section(
             "one environment",
             [
-                *(Contender(_bare(env_id), _bare_loop(env_id)) for env_id in STATE_IDS),
+                *(
+                    Contender(_bare(env_id), functools.partial(_open_bare, env_id))
+                    for env_id in STATE_IDS
+                ),
                 *(Contender(env_id, _gym(env_id)) for env_id in STATE_IDS),
                 *single,
             ],
@@ -159,7 +239,10 @@ def sections() -> list[Section]:
         Section(
             "one environment, pictures",
             [
-                *(Contender(_bare(env_id), _bare_camera(env_id)) for env_id in PIXEL_IDS),
+                *(
+                    Contender(_bare(env_id), functools.partial(_open_camera, env_id))
+                    for env_id in PIXEL_IDS
+                ),
                 *(Contender(env_id, _gym(env_id)) for env_id in PIXEL_IDS),
                 *cameras,
             ],
@@ -180,10 +263,7 @@ def sections() -> list[Section]:
                 *many,
             ],
             [
-                *(
-                    Ratio(f"batch of 256 {env_id}", f"batch of 64 {env_id}")
-                    for env_id in STATE_IDS
-                ),
+                *(Ratio(f"batch of 256 {env_id}", f"batch of 64 {env_id}") for env_id in STATE_IDS),
                 *(Ratio(f"batch of 64 {CART_POLE}", peer.name) for peer in many),
             ],
         ),
@@ -192,48 +272,25 @@ def sections() -> list[Section]:
 
 def _rows_section(env_id: str, rows: int) -> Section:
     ways = [
-        Contender("batch", _batch(env_id, rows), rows),
-        Contender("SyncVectorEnv", _sync(env_id, rows), rows),
+        Contender(f"batch of {rows} {env_id}", _batch(env_id, rows), rows),
+        Contender(f"SyncVectorEnv of {rows}", _sync(env_id, rows), rows),
     ]
     if rows <= MOST_PROCESSES:
         ways += [
-            Contender("AsyncVectorEnv", _async(env_id, rows), rows),
-            Contender("SB3 SubprocVecEnv", _subproc(env_id, rows), rows, "stable_baselines3"),
+            Contender(f"AsyncVectorEnv of {rows}", _async(env_id, rows), rows),
+            Contender(
+                f"SB3 SubprocVecEnv of {rows}",
+                functools.partial(_subproc, env_id, rows),
+                rows,
+                "stable_baselines3",
+            ),
         ]
-    return Section(
-        f"{rows} rows of {env_id}", ways, [Ratio("batch", way.name) for way in ways[1:]]
-    )
+    ratios = [Ratio(ways[0].name, way.name) for way in ways[1:]]
+    return Section(f"{rows} rows of {env_id}", ways, ratios, in_summary=rows == 64)
 
 
 def _bare(env_id: str) -> str:
     return f"bare {'getCameraImage' if env_id in PIXEL_IDS else 'loop'} of {env_id}"
-
-
-def _run(section: Section, repeats: int) -> dict[str, Any]:
-    """Time a section, print it and return its figures."""
-    print(f"{section.title}\n")
-    rates: dict[str, list[float]] = {}
-    skipped: dict[str, str] = {}
-    with contextlib.ExitStack() as stack:
-        loops = {}
-        for contender in section.contenders:
-            if contender.needs and importlib.util.find_spec(contender.needs) is None:
-                skipped[contender.name] = f"{contender.needs} is not installed"
-                continue
-            loops[contender.name] = (contender.rows, stack.enter_context(contender.open()))
-        acts = {name: _acts(loop) for name, (_, loop) in loops.items()}
-        for _ in tqdm(range(repeats), desc=section.title, unit="turn", leave=False):
-            for name, (rows, loop) in loops.items():
-                rate = rows / _seconds_per_act(loop, acts[name])
-                rates.setdefault(name, []).append(rate)
-    ratios = [_ratio(ratio, rates) for ratio in section.ratios if ratio.over in rates]
-    _print_section(rates, skipped, ratios)
-    return {
-        "title": section.title,
-        "rates": {name: _spread(of) for name, of in rates.items()},
-        "ratios": ratios,
-        "skipped": skipped,
-    }
 
 
 def _acts(loop: Loop) -> int:
@@ -260,14 +317,16 @@ def _seconds_per_act(loop: Loop, acts: int) -> float:
     return total / acts
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def spread(values: list[float]) -> dict[str, float]:
+    """Return the median and the quartiles."""
     low, middle, high = quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
     return {"low": low, "median": middle, "high": high}
 
 
-def _ratio(ratio: Ratio, rates: dict[str, list[float]]) -> dict[str, Any]:
+def ratio_of(ratio: Ratio, rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Return a ratio's names, and the spread of the ratios of single turns."""
     turns = zip(rates[ratio.name], rates[ratio.over], strict=True)
-    return {**asdict(ratio), **_spread([mine / theirs for mine, theirs in turns])}
+    return {**asdict(ratio), **spread([mine / theirs for mine, theirs in turns])}
 
 
 def _print_section(
@@ -275,10 +334,15 @@ def _print_section(
 ) -> None:
     print("| | steps/s | quartiles |\n|---|---|---|")
     for name, of in rates.items():
-        spread = _spread(of)
-        print(f"| {name} | {spread['median']:,.0f} | {spread['low']:,.0f} to {spread['high']:,.0f} |")
+        rate = spread(of)
+        print(f"| {name} | {rate['median']:,.0f} | {rate['low']:,.0f} to {rate['high']:,.0f} |")
     for name, reason in skipped.items():
         print(f"| {name} | skipped: {reason} | |")
+    print_ratios(ratios)
+
+
+def print_ratios(ratios: list[dict[str, Any]]) -> None:
+    """Print what :func:`ratio_of` returned as a table."""
     if ratios:
         print("\n| ratio | median | quartiles |\n|---|---|---|")
     for ratio in ratios:
@@ -376,6 +440,27 @@ def _envpool() -> Iterator[Loop]:
     envs.reset()
     yield lambda: None, lambda count: envs.step(actions[count])
     envs.close()
+
+
+@contextlib.contextmanager
+def _open_bare(env_id: str) -> Iterator[Loop]:
+    with gym.make(env_id) as env:
+        env.reset(seed=0)
+        task, start = env.unwrapped.task, env.unwrapped.state()  # type: ignore[attr-defined]
+        engine = world.World(task.physics_hz, task.control_hz)
+        yield _bare_loop(env_id, engine, start)
+        engine.close()
+
+
+@contextlib.contextmanager
+def _open_camera(env_id: str) -> Iterator[Loop]:
+    with gym.make(env_id) as env:
+        env.reset(seed=0)
+        bare: Any = env.unwrapped
+        studio = Studio(bare.task)
+        studio.pose(tuple(bare.state().values()))
+        yield _bare_camera(studio, bare.observer.camera)
+        studio.close()
 
 
 def _bare_camera(studio: Studio, camera: Camera) -> Loop:

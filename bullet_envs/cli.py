@@ -103,7 +103,12 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output-folder", type=Path, default=Path("videos/demo"))
     command.set_defaults(command=_demo)
 
-    command = commands.add_parser("bench", help="step through gym.make against a bare loop")
+    command = commands.add_parser("bench", help="time environments and agents beside their peers")
+    command.add_argument("--repeats", type=int, default=11, help="turns of each contender")
+    command.add_argument("--only", default="", metavar="WORDS", help="part of a section's title")
+    command.add_argument("--json", type=Path, help="a file for all figures")
+    command.add_argument("--readme", type=Path, help="a text whose section 'bench' to rewrite")
+    command.add_argument("--profile", action="store_true", help="where a step's time goes instead")
     command.set_defaults(command=_bench)
     return parser
 
@@ -327,7 +332,10 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from .bench import main as bench
+    from . import bench
 
-    bench()
+    if options.profile:
+        bench.profile()
+    else:
+        bench.main(options.repeats, options.only, options.json, options.readme)
     return 0

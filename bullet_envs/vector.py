@@ -206,7 +206,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         self._studio = None
         self.observer.close()
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each row."""
         return tuple(generator for generator, _ in self._generators)
@@ -272,7 +272,9 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
     def _build(self) -> None:
         for rows in np.array_split(range(self.num_envs), -(-self.num_envs // ROWS_PER_WORLD)):
             engine = World(self.task.physics_hz, self.task.control_hz)
-            self._worlds.append((engine, [self.task.build(engine, row) for row in range(len(rows))]))
+            self._worlds.append(
+                (engine, [self.task.build(engine, row) for row in range(len(rows))])
+            )
 
     def _discard_engine(self) -> None:
         """Forget the worlds, which are half-way through something; the states are as before."""
@@ -301,7 +303,8 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         states = self._states[rows]  # type: ignore[index]
         if len(states):
             self._latest[rows] = self.observer.observe_rows(states)
-        return self._latest.copy()
+        observations: Array = self._latest.copy()
+        return observations
 
     def _seeds(self, seed: Any) -> list[int | None]:
         if seed is None:

@@ -391,9 +391,7 @@ class Body:
         # Bullet then forgets the base's contact points, which would warm-start the solver.
         self._touch_only_own_row(-1)
         x, y, z = position
-        p.resetBasePositionAndOrientation(
-            self._id, (x, y + self._y, z), orientation, self._client
-        )
+        p.resetBasePositionAndOrientation(self._id, (x, y + self._y, z), orientation, self._client)
         p.resetBaseVelocity(self._id, velocity, angular_velocity, physicsClientId=self._client)
 
     def set_base_mass(self, mass: float, inertia: float) -> None:

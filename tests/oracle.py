@@ -47,6 +47,13 @@ def random_play(task: Task, runs: int, actions: int, seed: int = 0) -> tuple[Arr
     return starts, task.greatest_effort * signs
 
 
+def aloft() -> list[float]:
+    """Return a level plate with the ball at rest 1 m above its place."""
+    state = list(BalancingPlate().rest())
+    state[POSITION.stop - 1] += 1.0
+    return state
+
+
 def play(task: Task, starts: Array, efforts: Array, **settings: float) -> Array:
     """Return what Bullet does: (actions + 1, runs, columns), given other engine settings."""
     world = World(task.physics_hz, task.control_hz)
@@ -54,9 +61,6 @@ def play(task: Task, starts: Array, efforts: Array, **settings: float) -> Array:
     scene = task.build(world)
     states = np.empty((len(efforts) + 1, *starts.shape))
     for run, start in enumerate(starts.tolist()):
-        # As reset() does it.
-        scene.place(task.away())
-        world.step()
         scene.place(tuple(start))
         states[0, run] = scene.read()
         for step, effort in enumerate(efforts[:, run].tolist()):

@@ -1,5 +1,6 @@
 """Agents act as Stable-Baselines3's do, their formulas are right, and training repeats itself."""
 
+import contextlib
 import csv
 import dataclasses
 import itertools
@@ -315,18 +316,19 @@ def test_derived_seeds_differ():
 
 def test_episodes_are_recorded_as_they_were_played(env_id):
     """Entry i is the observation before action i and the reward after it."""
-    with gym.make(env_id) as env, gym.make(env_id) as other:
+    envs = gym.make_vec(env_id, num_envs=3, autoreset_mode="Disabled")
+    with contextlib.closing(envs), gym.make(env_id) as env:
         rng = np.random.default_rng(0)
         draws = rng.integers(0, env.action_space.n, 1000).tolist()
 
         def act(batch):
             return np.array([draws.pop() for _ in batch])
 
-        episodes = run_episodes([env, other], act, [3, 4])
+        episodes = run_episodes(envs, act, [3, 4])
         for seed, episode in zip([3, 4], episodes, strict=True):
             observation, _ = env.reset(seed=seed)
             for index, action in enumerate(episode.actions):
-                np.testing.assert_array_equal(episode.observations[index], observation)
+                np.testing.assert_allclose(episode.observations[index], observation, atol=1e-6)
                 observation, reward, terminated, _, _ = env.step(action)
                 assert reward == episode.rewards[index]
                 assert terminated == (index == len(episode.actions) - 1)
@@ -696,14 +698,14 @@ def test_steps_are_those_of_the_environment(tmp_path, algo):
     for repeat in (1, 3):
         folder = tmp_path / str(repeat)
         envs = []
-        make_env = algorithm(algo).agent.make_env
+        make_envs = algorithm(algo).agent.make_envs
 
-        def counting(agent, make_env=make_env, envs=envs, **kwargs):
-            envs.append(Counting(make_env(agent, **kwargs)))
+        def counting(agent, rows, make_envs=make_envs, envs=envs, **kwargs):
+            envs.append(Counting(make_envs(agent, rows, **kwargs)))
             return envs[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(algorithm(algo).agent, "make_env", counting)
+            patch.setattr(algorithm(algo).agent, "make_envs", counting)
             patch.setattr(Run, "evaluate", lambda run, agent: None)
             run, _ = train(algo, folder, action_repeat=repeat, **settings)
         actions[repeat] = sum(env.actions for env in envs)
@@ -712,14 +714,14 @@ def test_steps_are_those_of_the_environment(tmp_path, algo):
     assert actions[3] < 0.4 * actions[1]
 
 
-class Counting(gym.Wrapper):
+class Counting(gym.vector.VectorWrapper):
     """Counts the actions of an agent."""
 
     actions = 0
 
-    def step(self, action):
-        self.actions += 1
-        return self.env.step(action)
+    def step(self, actions):
+        self.actions += self.num_envs
+        return self.env.step(actions)
 
 
 @pytest.mark.parametrize("env_id", ["BulletCartPole-v0", "BulletCartPolePixels-v0"])

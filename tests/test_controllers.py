@@ -269,5 +269,7 @@ def test_a_policy_moves_to_the_twin(home, abroad):
 def test_bundled_agent_moves_to_the_twin(algo):
     """The bundled networks solve Gymnasium's CartPole-v1, which they never saw: >= 475 over 100."""
     agent = load_agent("BulletCartPole-v0", algo)
-    agent.make_env = lambda **kwargs: gym.make("CartPole-v1", **kwargs)
+    agent.make_envs = lambda rows: gym.make_vec(
+        "CartPole-v1", rows, "sync", vector_kwargs={"autoreset_mode": "Disabled"}
+    )
     assert evaluate(agent).mean() >= 475

@@ -193,7 +193,7 @@ def test_action(env_id, text, env):
     rows = table(text["Action"], "value")
     assert [int(row["value"]) for row in rows] == list(range(int(env.action_space.n)))
     effort = next(name for name in rows[0] if re.search(r"\(N( m)?\)", name))
-    assert [tuple(numbers(row[effort])) for row in rows] == env.unwrapped._efforts
+    assert [tuple(numbers(row[effort])) for row in rows] == env.unwrapped.task.efforts
     for row in rows:
         signs = re.findall(r"[+-]", row["meaning"])
         assert signs == ["+" if value > 0 else "-" for value in numbers(row[effort])]

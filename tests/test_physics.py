@@ -22,6 +22,7 @@ from oracle import (
     ROLL_RATE,
     SPIN,
     VELOCITY,
+    aloft,
     cart_pole_energy,
     cart_pole_rates,
     euler_cart_pole,
@@ -424,7 +425,7 @@ def test_plate_is_mirror_symmetric(mirror):
 
 def test_plate_axes_differ():
     """Pitch turns the ring as well, so it answers the same torque less than roll."""
-    level = np.array([BalancingPlate().away()] * 2)
+    level = np.array([aloft()] * 2)
     efforts = np.array([[[0.005, 0.0], [0.0, 0.005]]])
     pitch_rate, roll_rate = play(BalancingPlate(), level, efforts)[1, [0, 1], [1, 3]]
     inertia = PLATE.inertia[0] + RING.inertia[0]
@@ -520,7 +521,7 @@ def test_nothing_damps_the_plate_or_a_flying_ball(plate_world):
     """A turning plate keeps its speed, and a flying ball its spin and level speed, for 1 s."""
     world, scene = plate_world
     for joint in (PITCH_RATE, ROLL_RATE):
-        state = np.array(BalancingPlate().away())
+        state = np.array(aloft())
         state[joint] = 5.0  # rad/s
         state[POSITION] = (1.0, 0.0, 10.0)
         state[VELOCITY] = (3.0, -2.0, 1.0)

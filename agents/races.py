@@ -1,0 +1,160 @@
+"""How long our agents and Stable-Baselines3's take to solve an environment."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import stable_baselines3
+import torch
+from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
+from stable_baselines3.common.env_util import make_vec_env
+from tqdm import tqdm
+
+from ..bench import STATE_IDS, Ratio, print_ratios, ratio_of, spread
+from . import ALGOS, algorithm
+from .learned import LearnedAgent
+from .run import TORCH_THREADS, Run
+
+SOLVED = 475.0  # mean return of 20 episodes
+RACE_SEEDS = range(3)
+# https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams, CartPole-v1.
+ZOO: dict[str, dict[str, Any]] = {
+    "DQN": {
+        "n_envs": 1,
+        "learning_rate": 2.3e-3,
+        "batch_size": 64,
+        "buffer_size": 100_000,
+        "learning_starts": 1000,
+        "gamma": 0.99,
+        "target_update_interval": 10,
+        "train_freq": 256,
+        "gradient_steps": 128,
+        "exploration_fraction": 0.16,
+        "exploration_final_eps": 0.04,
+        "policy_kwargs": {"net_arch": [256, 256]},
+    },
+    "PPO": {
+        "n_envs": 8,
+        "n_steps": 32,
+        "batch_size": 256,
+        "gae_lambda": 0.8,
+        "gamma": 0.98,
+        "n_epochs": 20,
+        "learning_rate": lambda left: 1e-3 * left,
+        "clip_range": lambda left: 0.2 * left,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Race:
+    """Trainings that take turns, a seed each.
+
+    Args:
+        title: of the table.
+        trainings: by name, what trains from a seed until the environment is solved and returns
+            whether it was.
+        ratios: of their seconds.
+    """
+
+    title: str
+    trainings: dict[str, Callable[[int], bool]]
+    ratios: list[Ratio]
+    in_summary: bool = True
+
+    def run(self, repeats: int) -> dict[str, Any]:
+        """Time the trainings, print them and return their figures."""
+        print(f"{self.title}\n")
+        seconds: dict[str, list[float]] = {}
+        solved: dict[str, int] = {}
+        turns = [(seed, name) for seed in RACE_SEEDS for name in self.trainings]
+        for seed, name in tqdm(turns, desc=self.title, unit="training", leave=False):
+            start = time.perf_counter()
+            solved[name] = solved.get(name, 0) + self.trainings[name](seed)
+            seconds.setdefault(name, []).append(time.perf_counter() - start)
+        print(f"| | seconds to {SOLVED:.0f} | slowest | seeds solved |\n|---|---|---|---|")
+        for name, of in seconds.items():
+            print(f"| {name} | {median(of):.1f} | {max(of):.1f} | {solved[name]} of {len(of)} |")
+        ratios = [ratio_of(ratio, seconds) for ratio in self.ratios]
+        print_ratios(ratios)
+        return {
+            "title": self.title,
+            "in_summary": self.in_summary,
+            "seconds": {name: spread(of) for name, of in seconds.items()},
+            "seeds_solved": solved,
+            "ratios": ratios,
+        }
+
+
+class _UntilSolved(Run):
+    """A training that stops at the first evaluation that solves the environment."""
+
+    def evaluate(self, agent: LearnedAgent) -> None:
+        """Evaluate, and stop if that was good enough."""
+        super().evaluate(agent)
+        self.stopped |= self.best_return >= SOLVED
+
+
+def races() -> list[Race]:
+    """Return the trainings whose time to solve is compared."""
+    return [
+        Race(
+            f"time to solve {env_id}",
+            {
+                **{f"our {algo} on {env_id}": _ours(algo, env_id) for algo in ALGOS},
+                f"SB3 DQN on {env_id}": _sb3("DQN", env_id),
+                f"SB3 PPO on {env_id}": _sb3("PPO", env_id),
+            },
+            [
+                Ratio(f"our {algo} on {env_id}", f"SB3 {algo.upper()} on {env_id}")
+                for algo in ("dqn", "ppo")
+            ],
+        )
+        for env_id in STATE_IDS
+    ]
+
+
+def _ours(algo: str, env_id: str) -> Callable[[int], bool]:
+    def solve(seed: int) -> bool:
+        learner = algorithm(algo)
+        config = learner.config(env_id=env_id, seed=seed, **learner.presets[env_id])
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            _UntilSolved(Path(folder) / "run", config, progress=False) as run,
+        ):
+            learner.train(config, run)
+            return run.best_return >= SOLVED
+
+    return solve
+
+
+def _sb3(algo: str, env_id: str) -> Callable[[int], bool]:
+    """Return SB3's own training, with RL Zoo's settings for CartPole-v1 and our number of steps."""
+
+    def solve(seed: int) -> bool:
+        torch.set_num_threads(TORCH_THREADS)
+        learner = algorithm(algo.lower())
+        ours = learner.config(env_id=env_id, **learner.presets[env_id])
+        settings = dict(ZOO[algo])
+        envs = make_vec_env(env_id, settings.pop("n_envs"), seed=seed)
+        judges = make_vec_env(env_id, 20, seed=seed + 1000)
+        callback = EvalCallback(
+            judges,
+            StopTrainingOnRewardThreshold(SOLVED, verbose=0),
+            n_eval_episodes=20,
+            eval_freq=ours.eval_freq // envs.num_envs,
+            verbose=0,
+        )
+        model = getattr(stable_baselines3, algo)(
+            "MlpPolicy", envs, seed=seed, device="cpu", **settings
+        )
+        model.learn(ours.n_timesteps, callback)
+        envs.close()
+        judges.close()
+        return bool(callback.best_mean_reward >= SOLVED)
+
+    return solve
