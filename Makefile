@@ -39,7 +39,7 @@ observability: venv ## measure again what the pictures tell, where its CSV has n
 
 bench: venv ## time the environments beside bare PyBullet and others
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"
-	$(BIN)/bullet-envs bench
+	$(BIN)/bullet-envs bench --json docs/bench.json --readme README.md
 
 films: venv ## film the bundled agents and draw the pictures of the docs
 	$(BIN)/python docs/pictures.py

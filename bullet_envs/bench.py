@@ -118,8 +118,10 @@ def main(
         readme: a text whose section "bench" becomes the table of ratios.
 
     Raises:
-        ValueError: no title contains ``only``.
+        ValueError: no title contains ``only``, or ``repeats`` is below 1.
     """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats} must be 1 or more")
     everything: list[Any] = sections()
     if importlib.util.find_spec("stable_baselines3"):
         from .agents.races import races
@@ -286,7 +288,7 @@ def _rows_section(env_id: str, rows: int) -> Section:
             ),
         ]
     ratios = [Ratio(ways[0].name, way.name) for way in ways[1:]]
-    return Section(f"{rows} rows of {env_id}", ways, ratios, in_summary=rows == 64)
+    return Section(f"{env_id} with num_envs={rows}", ways, ratios, in_summary=rows == 64)
 
 
 def _bare(env_id: str) -> str:

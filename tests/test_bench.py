@@ -1,0 +1,107 @@
+"""The bench measures what it says, names what it skips, and is what the README shows."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+
+from bullet_envs import bench
+from bullet_envs.bench import Contender, Ratio, Section
+from bullet_envs.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still unless it is moved."""
+
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(bench, "time", clock)
+    return clock
+
+
+def contender(clock, name, seconds, rows=1, **kwargs):
+    """Return a contender whose steps take so long, and whose resets take much longer."""
+
+    def wait(time):
+        clock.now += time
+
+    @contextlib.contextmanager
+    def opened():
+        yield lambda: wait(1000.0), lambda count: wait(seconds)
+
+    return Contender(name, opened, rows, **kwargs)
+
+
+def test_rates_and_ratios_are_those_of_the_clock(clock, capsys):
+    """A step of 10 ms is 100 steps/s, of 8 rows 800; what resets take does not count."""
+    contenders = [contender(clock, "ours", 0.01, rows=8), contender(clock, "theirs", 0.02)]
+    result = Section("a race", contenders, [Ratio("ours", "theirs")]).run(5)
+    assert result["rates"]["ours"] == pytest.approx({"low": 800, "median": 800, "high": 800})
+    assert result["rates"]["theirs"]["median"] == pytest.approx(50)
+    assert result["ratios"][0]["median"] == pytest.approx(16)
+    shown = capsys.readouterr().out
+    assert "| ours | 800 | 800 to 800 |" in shown
+    assert "| ours / theirs | 16.00 | 16.00 to 16.00 |" in shown
+
+
+def test_a_ratio_is_the_median_of_single_turns():
+    """A machine that is slow for a while slows both sides of a turn, and no ratio."""
+    rates = {"a": [100.0, 50.0, 10.0], "b": [50.0, 25.0, 5.0]}
+    assert bench.ratio_of(Ratio("a", "b"), rates)["median"] == 2.0
+
+
+def test_a_peer_that_is_missing_is_named(clock, capsys):
+    """It is skipped with its reason, and so are its ratios."""
+    contenders = [
+        contender(clock, "ours", 0.01),
+        contender(clock, "theirs", 0.02, needs="no_such_peer"),
+    ]
+    result = Section("a race", contenders, [Ratio("ours", "theirs")]).run(1)
+    assert result["skipped"] == {"theirs": "no_such_peer is not installed"}
+    assert result["ratios"] == []
+    assert "| theirs | skipped: no_such_peer is not installed | |" in capsys.readouterr().out
+
+
+def test_the_command_writes_what_it_measured(tmp_path, capsys):
+    """One section of the real bench, as table, JSON and part of a README."""
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- bench -->\n<!-- /bench -->\nafter\n")
+    words = ["bench", "--repeats", "1", "--only", "BulletCartPole-v0 with num_envs=16"]
+    files = ["--json", str(tmp_path / "bench.json"), "--readme", str(readme)]
+    assert main([*words, *files]) == 0
+    results = json.loads((tmp_path / "bench.json").read_text())
+    (section,) = results["sections"]
+    assert section["title"] == "BulletCartPole-v0 with num_envs=16"
+    assert len(section["rates"]) == 4
+    assert min(rate["median"] for rate in section["rates"].values()) > 0
+    assert bench.summary(results) in readme.read_text()
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in section["rates"])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--only", "spaceships"], "'spaceships'"),
+        (["--repeats", "0"], "repeats=0 must be 1 or more"),
+    ],
+)
+def test_bad_options_are_refused(words, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", *words])
+    assert message in capsys.readouterr().err
+
+
+def test_the_readme_shows_the_committed_run():
+    """The table is that of docs/bench.json, to the letter."""
+    results = json.loads((ROOT / "docs" / "bench.json").read_text())
+    assert f"<!-- bench -->\n{bench.summary(results)}\n" in (ROOT / "README.md").read_text()
