@@ -90,18 +90,17 @@ class Agent(ABC):
             autoreset_mode=AutoresetMode.DISABLED,
             **{**self.env_kwargs, **kwargs},
         )
-        is_picture = len(envs.single_observation_space.shape or ()) == 3
-        if self.action_repeat > 1:
-            envs = VectorActionRepeat(envs, self.action_repeat)
-        if self.frame_stack > 1 or is_picture:
-            envs = VectorFrameStack(envs, self.frame_stack)
-        return envs
+        space = envs.single_observation_space
+        return self._seen_through(envs, space, VectorActionRepeat, VectorFrameStack)
 
     def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         """Add the action repeat and the frame stack that the agent needs to a bare environment."""
-        is_picture = len(env.observation_space.shape or ()) == 3
+        return self._seen_through(env, env.observation_space, ActionRepeat, FrameStackObservation)
+
+    def _seen_through(self, env: Any, space: gym.Space[Any], repeat: Any, stack: Any) -> Any:
+        is_picture = len(space.shape or ()) == 3
         if self.action_repeat > 1:
-            env = ActionRepeat(env, self.action_repeat)
+            env = repeat(env, self.action_repeat)
         if self.frame_stack > 1 or is_picture:
-            env = FrameStackObservation(env, self.frame_stack)
+            env = stack(env, self.frame_stack)
         return env

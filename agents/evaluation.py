@@ -38,7 +38,7 @@ def run_episodes(
     """Run one episode from each seed, all at once.
 
     Args:
-        envs: at least as many rows as seeds.
+        envs: at least as many rows as seeds; those that have ended wait, as BulletVectorEnv's do.
         act: maps observations of shape (rows, ...) to actions of shape (rows, ...).
         seeds: the reset seed of each episode.
 

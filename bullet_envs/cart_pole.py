@@ -85,6 +85,7 @@ class CartPole(Task):
     state_names: ClassVar[tuple[str, ...]] = ("x", "x_dot", "theta", "theta_dot")
     observed_names: ClassVar[tuple[str, ...]] = state_names
     directions: ClassVar[tuple[tuple[int, ...], ...]] = ((-1,), (1,))
+    rows_per_world: ClassVar[int] = 31
     video_camera: ClassVar[Camera] = Camera(eye=(0.0, -5.0, 1.4), target=(0.0, 0.0, 0.2), fov=41.0)
     # Rolled by 25 degrees: an upright edge moves whole pixels or not at all, a slanted one shows
     # every fraction of a pixel somewhere along its length.
@@ -144,7 +145,9 @@ class CartPoleScene:
     """Cart, pole and rail in a world."""
 
     def __init__(self, world: World, row: int) -> None:
-        self._body = world.load(assets.path("cart_pole.urdf"), fixed=True, row=row)
+        # Side by side, Bullet need not look at pairs of rows. Joints do not know where they are.
+        place = (0.0, row * 1.0, 0.0)
+        self._body = world.load(assets.path("cart_pole.urdf"), place, fixed=True, row=row)
         self._joints = self._body.joints("slider", "hinge")
         self._slider = self._joints[:1]
 

@@ -34,6 +34,7 @@ class GymnasiumVecEnv(VecEnv):
             raise ValueError(f"autoreset_mode={mode} must be AutoresetMode.DISABLED for SB3")
         self.envs = envs
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+        self.metadata = dict(envs.metadata)
 
     def reset(self) -> npt.NDArray[Any]:
         """Begin an episode in every row, with the seeds and options that have been set.
@@ -65,7 +66,7 @@ class GymnasiumVecEnv(VecEnv):
         if ended.any():
             for row in np.flatnonzero(ended).tolist():
                 infos[row]["terminal_observation"] = observations[row]
-            observations, _ = self.envs.reset(options={"reset_mask": ended.copy()})
+            observations, _ = self.envs.reset(options={"reset_mask": ended})
         return observations, rewards.astype(np.float32), ended, infos
 
     def close(self) -> None:
@@ -77,8 +78,8 @@ class GymnasiumVecEnv(VecEnv):
         return self.envs.render() or [None] * self.num_envs  # type: ignore[return-value]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of the batch, once per row."""
-        return [getattr(self.envs, attr_name) for _ in self._get_indices(indices)]
+        """Return an attribute of the batch, not of a row, once per row."""
+        return [getattr(self.envs.unwrapped, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Refuse: rows of a batch are not objects of their own.

@@ -77,6 +77,7 @@ class Task:
     observed_names: ClassVar[tuple[str, ...]]  # of the columns that ``observe`` returns
     # What each Discrete action does, in units of the greatest effort.
     directions: ClassVar[tuple[tuple[int, ...], ...]]
+    rows_per_world: ClassVar[int]  # of a batch: as many as are stepped fast, at most 31
     video_camera: ClassVar[Camera]
     agent_camera: ClassVar[Camera]
 

@@ -4,7 +4,8 @@ A row is one robot, its own episode and its own random generator. Rows of one wo
 that each of them moves as it would alone.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -22,7 +23,7 @@ from .cart_pole import CartPole
 from .env import BulletEnv, problem
 from .observers import Observer
 from .task import Effort, Scene, State, Task, require
-from .world import ROWS_PER_WORLD, World
+from .world import World
 
 MAX_ROWS = 4096
 
@@ -36,12 +37,13 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         task: the problem.
         observer: what the agent is shown of its states.
         num_envs: rows, 1 to 4096.
-        max_episode_steps: actions after which an episode is cut off; None never cuts.
+        max_episode_steps: actions after which an episode is cut off; None or -1 never cuts.
         autoreset_mode: what follows the end of an episode, a
             :class:`gymnasium.vector.AutoresetMode`. ``NEXT_STEP``: the next step ignores the row's
             action and begins the next episode. ``SAME_STEP``: so does the same step, and
             ``final_obs`` in the info is the last observation. ``DISABLED``: the row stays as it
-            is, with reward 0 and its flags, until ``reset(options={"reset_mask": ...})``.
+            is, with reward 0 and its flags, until ``reset(options={"reset_mask": ...})``; a
+            ``SyncVectorEnv`` refuses to step it.
         render_mode: ``"rgb_array"`` for pictures or None.
 
     Raises:
@@ -59,6 +61,8 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         render_mode: str | None = None,
     ) -> None:
         require("num_envs", num_envs, 1, MAX_ROWS, "rows", whole=True)
+        if max_episode_steps == -1:  # as in gym.make
+            max_episode_steps = None
         if max_episode_steps is not None:
             require("max_episode_steps", max_episode_steps, 1, 10**9, "actions", whole=True)
         modes = [mode.value for mode in AutoresetMode]
@@ -121,15 +125,16 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             raise ClosedEnvironmentError("reset() after close(): make a new environment")
         seeds = self._seeds(seed)
         rows, start = self._chosen(options)
-        if self._states is None:
-            if len(rows) < self.num_envs:
-                raise ResetNeeded("reset() of some rows before reset() of all")
-            self._states = np.zeros((self.num_envs, len(self.task.state_names)))
-        for row in rows:
-            if seeds[row] is not None:
-                self._generators[row] = seeding.np_random(seeds[row])
-        self._begin(rows, start)
-        return self._observe(rows), {}
+        if self._states is None and len(rows) < self.num_envs:
+            raise ResetNeeded("reset() of some rows before reset() of all")
+        seeded = {row: seeding.np_random(seeds[row]) for row in rows if seeds[row] is not None}
+        with self._undone_if_interrupted():
+            if self._states is None:
+                self._states = np.zeros((self.num_envs, len(self.task.state_names)))
+            for row, generator in seeded.items():
+                self._generators[row] = generator
+            self._begin(rows, start)
+            return self._observe(rows), {}
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Act for one control period in every row.
@@ -150,6 +155,10 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         """
         efforts = self._wanted(actions)
         self._require_running("step")
+        with self._undone_if_interrupted():
+            return self._step(efforts)
+
+    def _step(self, efforts: Sequence[Effort]) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         ended = self._ended.copy()
         waiting = ended & (self.autoreset_mode is AutoresetMode.DISABLED)
         self._advance(efforts, waiting)
@@ -227,17 +236,14 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             self._build()
             self._place(range(self.num_envs), self._states.tolist())
         states: list[State] = []
-        try:
-            for row in np.flatnonzero(waiting).tolist():
-                self._scenes[row].place(self.task.rest())  # or it would fall without end
-            for world, scenes in self._worlds:
-                for scene, effort in zip(scenes, efforts[len(states) :], strict=False):
-                    scene.act(effort)
-                world.step()
-                states += [scene.read() for scene in scenes]
-        except BaseException:  # Ctrl-C
-            self._discard_engine()
-            raise
+        everything = self._scenes
+        for row in np.flatnonzero(waiting).tolist():
+            everything[row].place(self.task.rest())  # or it would fall without end
+        for world, scenes in self._worlds:
+            for scene, effort in zip(scenes, efforts[len(states) :], strict=False):
+                scene.act(effort)
+            world.step()
+            states += [scene.read() for scene in scenes]
         self._states = np.where(waiting[:, None], self._states, states)
 
     def _begin(self, rows: Sequence[int], start: State | None = None) -> None:
@@ -256,13 +262,9 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         """Teleport some rows and return where they are then."""
         scenes = self._scenes
         reached = []
-        try:
-            for row, state in zip(rows, states, strict=True):
-                scenes[row].place(tuple(state))
-                reached.append(scenes[row].read())
-        except BaseException:  # Ctrl-C
-            self._discard_engine()
-            raise
+        for row, state in zip(rows, states, strict=True):
+            scenes[row].place(tuple(state))
+            reached.append(scenes[row].read())
         return reached
 
     @property
@@ -270,14 +272,28 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         return [scene for _, scenes in self._worlds for scene in scenes]
 
     def _build(self) -> None:
-        for rows in np.array_split(range(self.num_envs), -(-self.num_envs // ROWS_PER_WORLD)):
+        worlds = []
+        count = -(-self.num_envs // self.task.rows_per_world)
+        for rows in np.array_split(range(self.num_envs), count):
             engine = World(self.task.physics_hz, self.task.control_hz)
-            self._worlds.append(
-                (engine, [self.task.build(engine, row) for row in range(len(rows))])
-            )
+            worlds.append((engine, [self.task.build(engine, row) for row in range(len(rows))]))
+        self._worlds = worlds
+
+    @contextlib.contextmanager
+    def _undone_if_interrupted(self) -> Iterator[None]:
+        """Leave all as it was before if Ctrl-C or an error ends what is done inside."""
+        states = None if self._states is None else self._states.copy()
+        elapsed, ended, generators = self._elapsed.copy(), self._ended.copy(), [*self._generators]
+        try:
+            yield
+        except BaseException:
+            self._states, self._elapsed, self._ended = states, elapsed, ended
+            self._generators = generators
+            self._discard_engine()
+            raise
 
     def _discard_engine(self) -> None:
-        """Forget the worlds, which are half-way through something; the states are as before."""
+        """Forget the worlds, which may be half-way through something."""
         for world, _ in self._worlds:
             world.close()
         self._worlds = []
@@ -290,7 +306,8 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         for row in rows:
             finals[row] = observations[row].copy()
         self._begin(rows)
-        observations[rows] = self._observe(rows)[rows]
+        self._observe(rows)
+        observations[rows] = self._latest[rows]
         return {
             "final_obs": finals,
             "_final_obs": ended,
@@ -311,6 +328,8 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             return [None] * self.num_envs
         if isinstance(seed, int | np.integer):
             return [int(seed) + row for row in range(self.num_envs)]
+        if isinstance(seed, str) or not isinstance(seed, Sequence | np.ndarray):
+            raise TypeError(f"seed={seed!r} must be None, a whole number or one for each row")
         seeds = list(seed)
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed has {len(seeds)} entries and must have {self.num_envs}")

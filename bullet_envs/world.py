@@ -52,10 +52,6 @@ with _silenced():
 GRAVITY = 9.8  # m/s^2, as in Gymnasium's CartPole
 MAX_SPEED = 100.0  # m/s or rad/s: Bullet clamps the speed of every joint and body here
 MAX_PHYSICS_HZ = 1000
-ROWS_PER_WORLD = 31  # in a world, a bit each of Bullet's collision masks
-# Rows at one place could not touch either, but all their pairs would be looked at: 16 plates take
-# 22 microseconds each there and 14 side by side.
-ROW_SPACING = 1.0  # m along y
 LIGHT: dict[str, Any] = {
     "lightColor": (1.0, 1.0, 1.0),
     "lightDistance": 2.0,
@@ -142,15 +138,14 @@ class World:
 
         Args:
             urdf: the file.
-            position: of the base (m), y being relative to that of the row.
+            position: of the base (m).
             fixed: hold the base.
-            row: 0 to ``ROWS_PER_WORLD - 1``.
+            row: 0 to 30, a bit each of Bullet's collision masks.
         """
-        x, y, z = position
         with _silenced():
             body_id = p.loadURDF(
                 os.fspath(urdf),
-                basePosition=(x, y + row * ROW_SPACING, z),
+                basePosition=position,
                 useFixedBase=fixed,
                 # Bullet otherwise replaces the file's inertias by those of its collision shapes.
                 flags=p.URDF_USE_INERTIA_FROM_FILE,
@@ -320,7 +315,6 @@ class Body:
         self._client = client
         self._id = body_id
         self._group = 1 << row
-        self._y = row * ROW_SPACING
         joints = range(p.getNumJoints(body_id, client))
         self._index = {
             p.getJointInfo(body_id, joint, client)[1].decode(): joint for joint in joints
@@ -370,8 +364,10 @@ class Body:
 
     def base(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return position (m) and orientation (quaternion x, y, z, w) of the base."""
-        (x, y, z), orientation = p.getBasePositionAndOrientation(self._id, self._client)
-        return (x, y - self._y, z), orientation
+        pose: tuple[tuple[float, ...], tuple[float, ...]] = p.getBasePositionAndOrientation(
+            self._id, self._client
+        )
+        return pose
 
     def base_velocity(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return linear (m/s) and angular (rad/s) velocity of the base in world axes."""
@@ -390,8 +386,7 @@ class Body:
         """Teleport the base; units as in :meth:`base` and :meth:`base_velocity`."""
         # Bullet then forgets the base's contact points, which would warm-start the solver.
         self._touch_only_own_row(-1)
-        x, y, z = position
-        p.resetBasePositionAndOrientation(self._id, (x, y + self._y, z), orientation, self._client)
+        p.resetBasePositionAndOrientation(self._id, position, orientation, self._client)
         p.resetBaseVelocity(self._id, velocity, angular_velocity, physicsClientId=self._client)
 
     def set_base_mass(self, mass: float, inertia: float) -> None:
