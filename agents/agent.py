@@ -91,11 +91,15 @@ class Agent(ABC):
             **{**self.env_kwargs, **kwargs},
         )
         space = envs.single_observation_space
-        return self._seen_through(envs, space, VectorActionRepeat, VectorFrameStack)
+        seen: VectorEnv[Any, Any, Any]
+        seen = self._seen_through(envs, space, VectorActionRepeat, VectorFrameStack)
+        return seen
 
     def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         """Add the action repeat and the frame stack that the agent needs to a bare environment."""
-        return self._seen_through(env, env.observation_space, ActionRepeat, FrameStackObservation)
+        seen: gym.Env[Any, Any]
+        seen = self._seen_through(env, env.observation_space, ActionRepeat, FrameStackObservation)
+        return seen
 
     def _seen_through(self, env: Any, space: gym.Space[Any], repeat: Any, stack: Any) -> Any:
         is_picture = len(space.shape or ()) == 3
