@@ -333,14 +333,10 @@ def td_target(q_network: nn.Module, target_network: nn.Module, batch: Batch) -> 
 
 def _parameter_groups(network: nn.Module, config: DQNConfig) -> list[dict[str, Any]]:
     """Return what Adam is to learn and how fast."""
-    eyes = [
-        parameter
-        for module in network.modules()
-        if isinstance(module, Keypoints)
-        for parameter in module.parameters()
-    ]
-    seeing = set(map(id, eyes))
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in seeing]
+    rest: list[nn.Parameter] = []
+    eyes: list[nn.Parameter] = []
+    for part in network.children():
+        (eyes if isinstance(part, Keypoints) else rest).extend(part.parameters())
     groups = [(rest, config.learning_rate), (eyes, config.eyes_learning_rate)]
     return [{"params": of, "lr": rate, "initial_lr": rate} for of, rate in groups if of]
 

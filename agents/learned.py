@@ -156,9 +156,7 @@ class LearnedAgent(Agent):
 class GreedyAgent(LearnedAgent):
     """A network whose largest output is the action."""
 
-    network: nn.Sequential
-
-    def build(self) -> nn.Sequential:
+    def build(self) -> nn.Module:
         """Return a network from the observation to a number per Discrete action.
 
         Raises:

@@ -155,7 +155,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Return the Markdown table of the rows, a line per id and agent."""
     lines = [
         "| environment | agent | mean return, worst seed | worst of all episodes | seeds"
-        " | steps to solve | seconds, slowest seed |",
+        " | steps | seconds, slowest seed |",
         "|---|---|---|---|---|---|---|",
     ]
     for env_id in ENV_IDS:

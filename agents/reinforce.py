@@ -9,8 +9,6 @@ Deviations:
 3. Advantages are divided by their standard deviation over the batch.
 4. Adam, in place of plain gradient ascent.
 5. An entropy bonus, and a learning rate that falls linearly to zero.
-6. On pictures the first policy is nearly uniform, and shares its eyes with the baseline, which may
-   be given further gradient steps: predicting returns is what the eyes learn most from.
 
 Run ``bullet-envs train --algo reinforce --env BalancingPlate-v0``: about 20 seconds on one core.
 """
@@ -29,7 +27,6 @@ from .checkpoints import learner_tensors, restore_learner
 from .evaluation import run_episodes
 from .learned import GreedyAgent, build_network
 from .run import Config, Run, derived_seed
-from .vision import Keypoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +38,6 @@ class ReinforceConfig(Config):
         gamma: discount, 0 to 1.
         learning_rate: of Adam at the start, above 0.
         entropy: weight of the entropy bonus, from 0.
-        baseline_steps: gradient steps more for the baseline after each update, from 0.
         hidden: widths of the hidden layers of policy and baseline.
     """
 
@@ -49,7 +45,6 @@ class ReinforceConfig(Config):
     gamma: float = 0.99
     learning_rate: float = 3e-3
     entropy: float = 0.01
-    baseline_steps: int = 0
     hidden: tuple[int, ...] = (64, 64)
 
     def __post_init__(self) -> None:
@@ -59,26 +54,22 @@ class ReinforceConfig(Config):
         self.require("gamma", float, 0, 1)
         self.require("learning_rate", float, 1e-8, 1)
         self.require("entropy", float, 0, 1)
-        self.require("baseline_steps", int, 0, 10_000)
         self.require_widths("hidden")
 
 
 CHUNK_BYTES = 40_000_000  # observations whose activations, 20 times as large, are kept at once
-BASELINE_ROWS = 64  # of a further gradient step of the baseline
 
-_PICTURES = {
-    "frame_stack": 3,
-    "action_repeat": 2,
-    "eval_freq": 20_000,
-    "learning_rate": 1e-3,
-    "entropy": 0.0,
-    "baseline_steps": 10,
-}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 300_000, "learning_rate": 1e-2, "entropy": 0.0},
     "BalancingPlate-v0": {"n_timesteps": 600_000},
-    "BulletCartPolePixels-v0": {**_PICTURES, "n_timesteps": 300_000},
-    "BalancingPlatePixels-v0": {**_PICTURES, "n_timesteps": 400_000, "episodes": 4},
+    "BulletCartPolePixels-v0": {
+        "frame_stack": 3,
+        "action_repeat": 2,
+        "n_timesteps": 300_000,
+        "eval_freq": 20_000,
+        "learning_rate": 1e-3,
+        "entropy": 0.0,
+    },
 }
 
 
@@ -127,14 +118,8 @@ def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
     torch.manual_seed(derived_seed(config.seed))
     agent = ReinforceAgent(*config.of_agent)
     baseline = build_network(agent.observation_space, config.hidden, 1)
-    if isinstance(agent.network[0], Keypoints):
-        baseline[0] = agent.network[0]
-        with torch.no_grad():
-            weight, bias = list(agent.network.parameters())[-2:]
-            weight.mul_(0.01)
-            bias.zero_()
-    modules = {"policy": agent.network, "baseline": baseline}
-    parameters = nn.ModuleList(modules.values()).parameters()  # those of shared eyes once
+    modules: dict[str, nn.Module] = {"policy": agent.network, "baseline": baseline}
+    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     optimiser = torch.optim.Adam(parameters, config.learning_rate)
     if run.restored is not None:
         restore_learner(run.restored, modules, optimiser)
@@ -172,12 +157,6 @@ def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
             gradient_loss += loss.item()
             value_loss += error.item()
         optimiser.step()
-        for _ in range(config.baseline_steps):
-            rows = torch.randint(len(actions), (BASELINE_ROWS,))
-            optimiser.zero_grad()
-            values = baseline(observations[rows]).squeeze(1)
-            nn.functional.smooth_l1_loss(values, returns[rows]).backward()
-            optimiser.step()
 
         run.advance(len(actions))
         lengths = [len(episode.rewards) for episode in episodes]

@@ -5,9 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,8 +98,6 @@ class Studio:
     """
 
     def __init__(self, task: Task, gui: bool = False, renderer: str = "tiny") -> None:
-        if gui:
-            _require_display()
         self._world = World(task.physics_hz, task.control_hz, gui, egl=renderer == "egl")
         self._scene = task.build(self._world)
         if gui:
@@ -135,16 +130,3 @@ class Studio:
     def close(self) -> None:
         """Free the client or window. Safe to call twice."""
         self._world.close()
-
-
-def _require_display() -> None:
-    # Connecting to a missing display ends the process without an exception, so a child tries first.
-    attempt = "import pybullet; pybullet.disconnect(pybullet.connect(pybullet.GUI))"
-    child = subprocess.run(
-        [sys.executable, "-c", attempt], capture_output=True, stdin=subprocess.DEVNULL, timeout=60
-    )
-    if child.returncode:
-        raise RuntimeError(
-            f"render_mode='human' cannot open a window (DISPLAY={os.environ.get('DISPLAY')!r});"
-            " use render_mode='rgb_array' for frames and videos without a display"
-        )

@@ -80,6 +80,8 @@ class World:
     ) -> None:
         if egl:
             _require_egl()
+        if gui:
+            _require_display()
         try:
             with _silenced():
                 self.client: int = p.connect(p.GUI if gui else p.DIRECT)
@@ -199,6 +201,19 @@ class World:
         for channel in range(3):  # a quarter of the time of one copy, which goes three by three
             picture[..., channel] = pixels[..., channel]
         return picture
+
+
+def _require_display() -> None:
+    # Connecting to a missing display ends the process without an exception, so a child tries first.
+    attempt = "import pybullet; pybullet.disconnect(pybullet.connect(pybullet.GUI))"
+    child = subprocess.run(
+        [sys.executable, "-c", attempt], capture_output=True, stdin=subprocess.DEVNULL, timeout=60
+    )
+    if child.returncode:
+        raise RuntimeError(
+            f"render_mode='human' cannot open a window (DISPLAY={os.environ.get('DISPLAY')!r});"
+            " use render_mode='rgb_array' for frames and videos without a display"
+        )
 
 
 def _egl_plugin() -> str | None:

@@ -56,13 +56,7 @@ SHORT = {
 # What makes a training on pictures as short: they are small, and so are the episodes in actions.
 PICTURES = {"env_kwargs": {"size": 20}, "frame_stack": 2, "action_repeat": 2}
 TINY_PICTURES = {
-    "reinforce": {
-        "n_timesteps": 400,
-        "eval_freq": 200,
-        "episodes": 2,
-        "baseline_steps": 2,
-        **PICTURES,
-    },
+    "reinforce": {"n_timesteps": 400, "eval_freq": 200, "episodes": 2, **PICTURES},
     "dqn": {"n_timesteps": 400, "eval_freq": 200, "learning_starts": 100, **PICTURES},
     "ppo": {"n_timesteps": 1024, "eval_freq": 512, "n_steps": 16, "batch_size": 64, **PICTURES},
 }

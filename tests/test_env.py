@@ -498,7 +498,7 @@ for action in sample(env, 20):
     seen += play(env, [action])
 seconds = time.monotonic() - start
 assert env.render() is None
-bullet_envs.camera._require_display = lambda: None  # a second look would cost seconds
+bullet_envs.world._require_display = lambda: None  # a second look would cost seconds
 try:
     gym.make(env_id, render_mode="human").reset()
 except RuntimeError as error:
