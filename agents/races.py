@@ -85,6 +85,7 @@ class Race:
             "title": self.title,
             "in_summary": self.in_summary,
             "seconds": {name: spread(of) for name, of in seconds.items()},
+            "seeds": len(RACE_SEEDS),
             "seeds_solved": solved,
             "ratios": ratios,
         }

@@ -8,6 +8,8 @@ import numpy.typing as npt
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from ..vector import require_disabled
+
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
     """Takes each action several times, or until the episode ends, and sums the rewards.
@@ -38,9 +40,13 @@ class VectorActionRepeat(VectorWrapper[Any, Any, Any]):
     Args:
         envs: what to act in, with ``AutoresetMode.DISABLED``.
         times: actions per action, from 1.
+
+    Raises:
+        ValueError: the batch begins episodes by itself.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], times: int) -> None:
+        require_disabled(envs, "VectorActionRepeat")
         super().__init__(envs)
         self._times = times
 
@@ -59,9 +65,13 @@ class VectorFrameStack(VectorWrapper[Any, Any, Any]):
     Args:
         envs: what to look at, with ``AutoresetMode.DISABLED``.
         frames: observations in a stack, the latest last; the first of an episode is repeated.
+
+    Raises:
+        ValueError: the batch begins episodes by itself.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], frames: int) -> None:
+        require_disabled(envs, "VectorFrameStack")
         super().__init__(envs)
         self.single_observation_space = batch_space(envs.single_observation_space, frames)
         self.observation_space = batch_space(self.single_observation_space, envs.num_envs)

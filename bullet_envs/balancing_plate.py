@@ -1,6 +1,7 @@
 """The problem of BalancingPlate-v0."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from . import assets
 from .camera import Camera
-from .task import Effort, State, Task
+from .task import State, Task
 from .world import MAX_PHYSICS_HZ, MAX_SPEED, World
 
 _PLATE = assets.links("balancing_plate.urdf")["plate"]
@@ -258,39 +259,39 @@ class BalancingPlate(Task):
         ring_z = cp * z - sp * y
         return cr * x - sr * ring_z, cp * y + sp * z, sr * x + cr * ring_z
 
-    def build(self, world: World, row: int = 0) -> "BalancingPlateScene":
-        """Load plate and ball."""
-        return BalancingPlateScene(world, row, self.ball_mass)
+    def build(self, world: World, rows: int = 1) -> "BalancingPlateScene":
+        """Load plates and balls."""
+        return BalancingPlateScene(world, rows, self.ball_mass)
 
 
 class BalancingPlateScene:
-    """Plate and ball in a world."""
+    """Plates and balls, one or more of each, in one place."""
 
-    def __init__(self, world: World, row: int, ball_mass: float) -> None:
-        self._plate = world.load(assets.path("balancing_plate.urdf"), fixed=True, row=row)
-        self._ball = world.load(assets.path("ball.urdf"), (0.0, 0.0, BALL_HEIGHT), row=row)
-        self._ball.set_base_mass(ball_mass, 2 / 3 * ball_mass * BALL_RADIUS**2)
-        self._joints = self._plate.joints("pitch", "roll")
+    def __init__(self, world: World, rows: int, ball_mass: float) -> None:
+        self._rows = []
+        for row in range(rows):
+            plate = world.load(assets.path("balancing_plate.urdf"), fixed=True, row=row)
+            ball = world.load(assets.path("ball.urdf"), (0.0, 0.0, BALL_HEIGHT), row=row)
+            ball.set_base_mass(ball_mass, 2 / 3 * ball_mass * BALL_RADIUS**2)
+            self._rows.append((plate, ball))
+        self._joints = plate.joints("pitch", "roll")
 
-    def place(self, state: State) -> None:
+    def place(self, state: State, row: int = 0) -> None:
         """Teleport to a state."""
+        plate, ball = self._rows[row]
         for i, joint in enumerate(self._joints):
-            self._plate.place_joint(joint, state[2 * i], state[2 * i + 1])
-        self._ball.place_base(state[4:7], state[7:11], state[11:14], state[14:17])
+            plate.place_joint(joint, state[2 * i], state[2 * i + 1])
+        ball.place_base(state[4:7], state[7:11], state[11:14], state[14:17])
 
-    def act(self, effort: Effort) -> None:
-        """Turn the plate (N·m about pitch and roll)."""
-        self._plate.apply(self._joints, effort)
+    def act(self, efforts: Sequence[float]) -> None:
+        """Turn the plates (N·m about pitch and roll)."""
+        for row, (plate, _) in enumerate(self._rows):
+            plate.apply(self._joints, efforts[2 * row : 2 * row + 2])
 
     def read(self) -> State:
-        """Return the columns that ``BalancingPlate.state_names`` names."""
-        (pitch, pitch_rate, _, _), (roll, roll_rate, _, _) = self._plate.joint_states(self._joints)
-        position, orientation = self._ball.base()
-        velocity, spin = self._ball.base_velocity()
-        return (
-            *(pitch, pitch_rate, roll, roll_rate),
-            *position,
-            *orientation,
-            *velocity,
-            *spin,
-        )
+        """Return the columns that ``BalancingPlate.state_names`` names, of each row."""
+        columns: list[float] = []
+        for plate, ball in self._rows:
+            columns += plate.joint_states(self._joints)
+            columns += ball.base()
+        return tuple(columns)

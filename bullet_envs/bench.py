@@ -150,15 +150,24 @@ def main(
 
 def summary(results: dict[str, Any]) -> str:
     """Return the ratios of a run as Markdown, with its date and machine."""
-    lines = ["| ours | beside | ours / theirs | quartiles |", "|---|---|---|---|"]
+    rates, times = [], []
     for section in results["sections"]:
-        lines += [
-            f"| {ratio['name']} | {ratio['over']} | {ratio['median']:.2f} |"
-            f" {ratio['low']:.2f} to {ratio['high']:.2f} |"
-            for ratio in section["ratios"]
-            if section["in_summary"]
-        ]
-    lines += ["", f"{results['date']}, {results['machine']}, {results['repeats']} turns each."]
+        for ratio in section["ratios"] if section["in_summary"] else []:
+            names = [ratio["name"], ratio["over"]]
+            if (solved := section.get("seeds_solved")) is not None:
+                names = [f"{name} ({solved[name]} of {section['seeds']} seeds)" for name in names]
+            spread_of = f"{ratio['median']:.2f} | {ratio['low']:.2f} to {ratio['high']:.2f}"
+            line = f"| {' | '.join(names)} | {spread_of} |"
+            (rates if solved is None else times).append(line)
+    lines = []
+    for title, rows in (
+        ("steps per second (more is better)", rates),
+        ("seconds to solve (less is better)", times),
+    ):
+        if rows:
+            head = f"| {title}: ours | theirs | ours / theirs | quartiles |"
+            lines += [head, "|---|---|---|---|", *rows, ""]
+    lines.append(f"{results['date']}, {results['machine']}, {results['repeats']} turns each.")
     return "\n".join(lines)
 
 
@@ -412,36 +421,35 @@ def _async(env_id: str, rows: int) -> Opener:
 
 @contextlib.contextmanager
 def _open_vector(make: Callable[[], Any]) -> Iterator[Loop]:
-    envs = make()
-    envs.action_space.seed(0)
-    actions = [envs.action_space.sample() for _ in range(BURST)]
-    envs.reset(seed=0)
-    yield lambda: None, lambda count: envs.step(actions[count])
-    envs.close()
+    with contextlib.closing(make()) as envs:
+        envs.action_space.seed(0)
+        actions = [envs.action_space.sample() for _ in range(BURST)]
+        envs.reset(seed=0)
+        yield lambda: None, lambda count: envs.step(actions[count])
 
 
 @contextlib.contextmanager
 def _subproc(env_id: str, rows: int) -> Iterator[Loop]:
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
-    envs = SubprocVecEnv([lambda: _make(env_id)] * rows, start_method="fork")
-    space = envs.action_space
-    actions = [np.array([space.sample() for _ in range(rows)]) for _ in range(BURST)]
-    envs.reset()
-    yield lambda: None, lambda count: envs.step(actions[count])
-    envs.close()
+    processes = SubprocVecEnv([lambda: _make(env_id)] * rows, start_method="fork")
+    with contextlib.closing(processes) as envs:
+        space = envs.action_space
+        actions = [np.array([space.sample() for _ in range(rows)]) for _ in range(BURST)]
+        envs.reset()
+        yield lambda: None, lambda count: envs.step(actions[count])
 
 
 @contextlib.contextmanager
 def _envpool() -> Iterator[Loop]:
     import envpool
 
-    envs = envpool.make_gymnasium("InvertedPendulum-v4", num_envs=64, num_threads=2)
-    rng = np.random.default_rng(0)
-    actions = rng.uniform(-3, 3, (BURST, 64, 1))
-    envs.reset()
-    yield lambda: None, lambda count: envs.step(actions[count])
-    envs.close()
+    pool = envpool.make_gymnasium("InvertedPendulum-v4", num_envs=64, num_threads=2)
+    with contextlib.closing(pool) as envs:
+        rng = np.random.default_rng(0)
+        actions = rng.uniform(-3, 3, (BURST, 64, 1))
+        envs.reset()
+        yield lambda: None, lambda count: envs.step(actions[count])
 
 
 @contextlib.contextmanager
@@ -449,9 +457,8 @@ def _open_bare(env_id: str) -> Iterator[Loop]:
     with gym.make(env_id) as env:
         env.reset(seed=0)
         task, start = env.unwrapped.task, env.unwrapped.state()  # type: ignore[attr-defined]
-        engine = world.World(task.physics_hz, task.control_hz)
-        yield _bare_loop(env_id, engine, start)
-        engine.close()
+        with contextlib.closing(world.World(task.physics_hz, task.control_hz)) as engine:
+            yield _bare_loop(env_id, engine, start)
 
 
 @contextlib.contextmanager
@@ -459,10 +466,9 @@ def _open_camera(env_id: str) -> Iterator[Loop]:
     with gym.make(env_id) as env:
         env.reset(seed=0)
         bare: Any = env.unwrapped
-        studio = Studio(bare.task)
-        studio.pose(tuple(bare.state().values()))
-        yield _bare_camera(studio, bare.observer.camera)
-        studio.close()
+        with contextlib.closing(Studio(bare.task)) as studio:
+            studio.pose(tuple(bare.state().values()))
+            yield _bare_camera(studio, bare.observer.camera)
 
 
 def _bare_camera(studio: Studio, camera: Camera) -> Loop:

@@ -1,5 +1,6 @@
 """The problem of BulletCartPole-v0."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from . import assets
 from .camera import Camera
-from .task import Effort, State, Task
+from .task import State, Task
 from .world import MAX_SPEED, World
 
 
@@ -85,7 +86,7 @@ class CartPole(Task):
     state_names: ClassVar[tuple[str, ...]] = ("x", "x_dot", "theta", "theta_dot")
     observed_names: ClassVar[tuple[str, ...]] = state_names
     directions: ClassVar[tuple[tuple[int, ...], ...]] = ((-1,), (1,))
-    rows_per_world: ClassVar[int] = 31
+    rows_per_world: ClassVar[int] = 16
     video_camera: ClassVar[Camera] = Camera(eye=(0.0, -5.0, 1.4), target=(0.0, 0.0, 0.2), fov=41.0)
     # Rolled by 25 degrees: an upright edge moves whole pixels or not at all, a slanted one shows
     # every fraction of a pixel somewhere along its length.
@@ -136,33 +137,30 @@ class CartPole(Task):
         x, _, theta, _ = state
         return (abs(x) > self.x_limit) | (abs(theta) > self.angle_limit)
 
-    def build(self, world: World, row: int = 0) -> "CartPoleScene":
-        """Load cart, pole and rail."""
-        return CartPoleScene(world, row)
+    def build(self, world: World, rows: int = 1) -> "CartPoleScene":
+        """Load carts, poles and a rail."""
+        return CartPoleScene(world, rows)
 
 
 class CartPoleScene:
-    """Cart, pole and rail in a world."""
+    """Carts and poles on a rail, all of them one body of Bullet's."""
 
-    def __init__(self, world: World, row: int) -> None:
-        # Side by side, Bullet need not look at pairs of rows. Joints do not know where they are.
-        place = (0.0, row * 1.0, 0.0)
-        self._body = world.load(assets.path("cart_pole.urdf"), place, fixed=True, row=row)
+    def __init__(self, world: World, rows: int) -> None:
+        self._body = world.load(assets.path("cart_pole.urdf"), fixed=True, copies=rows)
+        self._sliders = self._body.joints("slider")
         self._joints = self._body.joints("slider", "hinge")
-        self._slider = self._joints[:1]
 
-    def place(self, state: State) -> None:
+    def place(self, state: State, row: int = 0) -> None:
         """Teleport to a state."""
         x, x_dot, theta, theta_dot = state
-        slider, hinge = self._joints
+        slider, hinge = self._joints[2 * row : 2 * row + 2]
         self._body.place_joint(slider, x, x_dot)
         self._body.place_joint(hinge, theta, theta_dot)
 
-    def act(self, effort: Effort) -> None:
-        """Push the cart (N)."""
-        self._body.apply(self._slider, effort)
+    def act(self, efforts: Sequence[float]) -> None:
+        """Push the carts (N)."""
+        self._body.apply(self._sliders, efforts)
 
     def read(self) -> State:
-        """Return x (m), x_dot (m/s), theta (rad), theta_dot (rad/s)."""
-        (x, x_dot, _, _), (theta, theta_dot, _, _) = self._body.joint_states(self._joints)
-        return x, x_dot, theta, theta_dot
+        """Return x (m), x_dot (m/s), theta (rad), theta_dot (rad/s) of each row."""
+        return self._body.joint_states(self._joints)

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from .vector import require_disabled
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -29,9 +31,7 @@ class GymnasiumVecEnv(VecEnv):
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
-        mode = envs.metadata.get("autoreset_mode")
-        if mode is not AutoresetMode.DISABLED:
-            raise ValueError(f"autoreset_mode={mode} must be AutoresetMode.DISABLED for SB3")
+        require_disabled(envs, "SB3")
         self.envs = envs
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
         self.metadata = dict(envs.metadata)

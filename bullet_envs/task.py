@@ -8,7 +8,7 @@ take columns of floats (one robot) or of arrays (many robots). Floats earn their
 ``outcome`` takes 0.2 (cart-pole) or 1.9 (plate) microseconds, with arrays of one row 2.1 or 20.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Protocol
@@ -24,16 +24,16 @@ Effort = tuple[float, ...]
 
 
 class Scene(Protocol):
-    """The bodies of one robot in a world."""
+    """The bodies of one robot in a world, or of several: its rows."""
 
-    def place(self, state: State) -> None:
-        """Teleport the bodies to a state."""
+    def place(self, state: State, row: int = 0) -> None:
+        """Teleport the bodies of a row to a state."""
 
-    def act(self, effort: Effort) -> None:
-        """Set the force (N) or torques (N·m) of the next control period."""
+    def act(self, efforts: Sequence[float]) -> None:
+        """Set the force (N) or torques (N·m) of the next control period, row after row."""
 
     def read(self) -> State:
-        """Return the present state."""
+        """Return the columns of the present state, row after row."""
 
 
 def require(name: str, value: Any, low: float, high: float, unit: str, whole: bool = False) -> None:
@@ -77,7 +77,7 @@ class Task:
     observed_names: ClassVar[tuple[str, ...]]  # of the columns that ``observe`` returns
     # What each Discrete action does, in units of the greatest effort.
     directions: ClassVar[tuple[tuple[int, ...], ...]]
-    rows_per_world: ClassVar[int]  # of a batch: as many as are stepped fast, at most 31
+    rows_per_world: ClassVar[int]  # of a batch: as many as are stepped fast
     video_camera: ClassVar[Camera]
     agent_camera: ClassVar[Camera]
 
@@ -154,8 +154,8 @@ class Task:
         """Return the point that ``agent_camera`` moves with (m)."""
         return 0.0, 0.0, 0.0
 
-    def build(self, world: World, row: int = 0) -> Scene:
-        """Load the bodies of one robot into a world, as its given row."""
+    def build(self, world: World, rows: int = 1) -> Scene:
+        """Load the bodies of one robot or more into a world."""
         raise NotImplementedError
 
     def check_start(self, state: State) -> None:

@@ -22,12 +22,23 @@ from .camera import Studio
 from .cart_pole import CartPole
 from .env import BulletEnv, problem
 from .observers import Observer
-from .task import Effort, Scene, State, Task, require
+from .task import Scene, State, Task, require
 from .world import World
 
 MAX_ROWS = 4096
 
 Array = npt.NDArray[Any]
+
+
+def require_disabled(envs: VectorEnv[Any, Any, Any], user: str) -> None:
+    """Refuse a batch that begins episodes by itself.
+
+    Raises:
+        ValueError: its autoreset mode is not DISABLED.
+    """
+    mode = envs.metadata.get("autoreset_mode")
+    if mode is not AutoresetMode.DISABLED:
+        raise ValueError(f"autoreset_mode={mode} must be AutoresetMode.DISABLED for {user}")
 
 
 class BulletVectorEnv(VectorEnv[Array, Array, Array]):
@@ -86,9 +97,10 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._time_limit = max_episode_steps
-        self._efforts = task.efforts
+        self._efforts = np.array(task.efforts)
         self._generators = [seeding.np_random() for _ in range(self.num_envs)]
-        self._worlds: list[tuple[World, list[Scene]]] = []
+        self._worlds: list[tuple[World, Scene, slice]] = []
+        self._homes: list[tuple[Scene, int]] = []  # of each row: whose, and its how-manieth it is
         self._studio: Studio | None = None
         # A row per robot; None before the first reset.
         self._states: Array | None = None
@@ -158,7 +170,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         with self._undone_if_interrupted():
             return self._step(efforts)
 
-    def _step(self, efforts: Sequence[Effort]) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+    def _step(self, efforts: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         ended = self._ended.copy()
         waiting = ended & (self.autoreset_mode is AutoresetMode.DISABLED)
         self._advance(efforts, waiting)
@@ -227,56 +239,61 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind: a copy builds its own and goes on from the same states."""
-        return {**self.__dict__, "_worlds": [], "_studio": None}
+        return {**self.__dict__, "_worlds": [], "_homes": [], "_studio": None}
 
-    def _advance(self, efforts: Sequence[Effort], waiting: Array) -> None:
+    def _advance(self, efforts: Array, waiting: Array) -> None:
         """Act in every row but those that wait, and read where that led."""
         assert self._states is not None
         if not self._worlds:
             self._build()
-            self._place(range(self.num_envs), self._states.tolist())
-        states: list[State] = []
-        everything = self._scenes
+            self._place(range(self.num_envs), self._states)
         for row in np.flatnonzero(waiting).tolist():
-            everything[row].place(self.task.rest())  # or it would fall without end
-        for world, scenes in self._worlds:
-            for scene, effort in zip(scenes, efforts[len(states) :], strict=False):
-                scene.act(effort)
+            scene, place = self._homes[row]
+            scene.place(self.task.rest(), place)  # or it would fall without end
+        columns: list[float] = []
+        for world, scene, rows in self._worlds:
+            scene.act(efforts[rows].ravel().tolist())
             world.step()
-            states += [scene.read() for scene in scenes]
-        self._states = np.where(waiting[:, None], self._states, states)
+            columns += scene.read()
+        states = np.array(columns).reshape(self._states.shape)
+        states[waiting] = self._states[waiting]
+        self._states = states
 
     def _begin(self, rows: Sequence[int], start: State | None = None) -> None:
         """Begin an episode in some rows, from their own random starts if none is given."""
+        assert self._states is not None
         if not self._worlds:
             self._build()
             others = sorted(set(range(self.num_envs)) - set(rows))
-            self._place(others, self._states[others].tolist())  # type: ignore[index]
-        generators = self.np_random
-        starts = [start or self.task.draw_start(generators[row]) for row in rows]
-        self._states[rows] = self._place(rows, starts)  # type: ignore[index]
+            self._place(others, self._states[others])
+        starts = [start or self.task.draw_start(self._generators[row][0]) for row in rows]
+        self._states[rows] = self._place(rows, np.array(starts))
         self._elapsed[rows] = 0
         self._ended[rows] = False
 
-    def _place(self, rows: Sequence[int], states: Sequence[Sequence[float]]) -> list[State]:
-        """Teleport some rows and return where they are then."""
-        scenes = self._scenes
+    def _place(self, rows: Sequence[int], states: Array) -> Array:
+        """Teleport some rows, in ascending order, and return where they are then."""
+        for row, state in zip(rows, states.tolist(), strict=True):
+            scene, place = self._homes[row]
+            scene.place(tuple(state), place)
+        placed = np.asarray(rows)
         reached = []
-        for row, state in zip(rows, states, strict=True):
-            scenes[row].place(tuple(state))
-            reached.append(scenes[row].read())
-        return reached
-
-    @property
-    def _scenes(self) -> list[Scene]:
-        return [scene for _, scenes in self._worlds for scene in scenes]
+        for _, scene, span in self._worlds:
+            here = placed[(span.start <= placed) & (placed < span.stop)] - span.start
+            if len(here):
+                reached.append(np.reshape(scene.read(), (-1, states.shape[1]))[here])
+        return np.concatenate(reached) if reached else states
 
     def _build(self) -> None:
         worlds = []
         count = -(-self.num_envs // self.task.rows_per_world)
-        for rows in np.array_split(range(self.num_envs), count):
+        for rows in np.array_split(np.arange(self.num_envs), count):
             engine = World(self.task.physics_hz, self.task.control_hz)
-            worlds.append((engine, [self.task.build(engine, row) for row in range(len(rows))]))
+            scene = self.task.build(engine, len(rows))
+            worlds.append((engine, scene, slice(rows[0], rows[-1] + 1)))
+        self._homes = [
+            (scene, place) for _, scene, rows in worlds for place in range(rows.stop - rows.start)
+        ]
         self._worlds = worlds
 
     @contextlib.contextmanager
@@ -294,9 +311,9 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _discard_engine(self) -> None:
         """Forget the worlds, which may be half-way through something."""
-        for world, _ in self._worlds:
+        for world, _, _ in self._worlds:
             world.close()
-        self._worlds = []
+        self._worlds, self._homes = [], []
 
     def _renew(self, observations: Array) -> dict[str, Any]:
         """Begin the next episode of the rows that ended and return the info of their last step."""
@@ -354,8 +371,8 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             raise ValueError(f"reset_mask={mask!r} must be {legal}")
         return np.flatnonzero(mask).tolist(), start
 
-    def _wanted(self, actions: Any) -> list[Effort]:
-        """Return the force or torques that each row's action asks for."""
+    def _wanted(self, actions: Any) -> Array:
+        """Return the force or torques that each row's action asks for, a row each."""
         space = self.action_space
         try:
             array = np.asarray(actions)
@@ -372,12 +389,12 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         if whole:
             if array.min() < 0 or array.max() >= len(self._efforts):
                 raise ValueError(f"actions {actions!r} must be {legal}")
-            return [self._efforts[index] for index in array.tolist()]
+            asked: Array = self._efforts[array]
+            return asked
         if not np.isfinite(array).all():
             raise ValueError(f"actions {actions!r} must be {legal}")
         scaled = self.task.greatest_effort * np.clip(array.astype(np.float64), -1.0, 1.0)
-        efforts: list[Effort] = scaled.tolist()
-        return efforts
+        return scaled
 
     def _require_running(self, call: str) -> None:
         if self.closed:

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import types
 from pathlib import Path
 
 import pytest
 
 from bullet_envs import bench
+from bullet_envs.agents import algorithm, races
 from bullet_envs.bench import Contender, Ratio, Section
 from bullet_envs.cli import main
 
@@ -57,6 +59,49 @@ def test_a_ratio_is_the_median_of_single_turns():
     """A machine that is slow for a while slows both sides of a turn, and no ratio."""
     rates = {"a": [100.0, 50.0, 10.0], "b": [50.0, 25.0, 5.0]}
     assert bench.ratio_of(Ratio("a", "b"), rates)["median"] == 2.0
+
+
+def test_a_race_names_seeds_that_did_not_solve(monkeypatch, capsys):
+    """A training takes the seconds that it takes, solved or not, and the summary says which."""
+    now = 0.0
+
+    def training(seconds, unsolved=()):
+        def solve(seed):
+            nonlocal now
+            now += seconds[seed]
+            return seed not in unsolved
+
+        return solve
+
+    clock = types.SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr(races, "time", clock)
+    trainings = {"ours": training([1, 2, 3]), "theirs": training([4, 20, 6], unsolved=[1])}
+    result = races.Race("time to solve", trainings, [Ratio("ours", "theirs")]).run(9)
+    assert result["seconds"]["ours"]["median"] == 2 and result["seconds"]["theirs"]["median"] == 6
+    assert result["seeds_solved"] == {"ours": 3, "theirs": 2}
+    assert result["ratios"][0]["median"] == 0.25  # of 1/4, 2/20, 3/6
+    assert "| theirs | 6.0 | 20.0 | 2 of 3 |" in capsys.readouterr().out
+    results = {"date": "2020-01-01", "machine": "abacus", "repeats": 9, "sections": [result]}
+    shown = bench.summary(results)
+    assert "seconds to solve (less is better)" in shown
+    assert "| ours (3 of 3 seeds) | theirs (2 of 3 seeds) | 0.25 |" in shown
+
+
+@pytest.mark.parametrize("name", ["our reinforce", "our dqn", "our ppo", "SB3 DQN", "SB3 PPO"])
+def test_a_training_says_whether_it_solved(monkeypatch, name):
+    """What any agent reaches is solved at the first evaluation, what none reaches never."""
+    settings = {"n_timesteps": 4096, "eval_freq": 512}
+    learner = algorithm(name.split()[1].lower())
+    monkeypatch.setitem(learner.presets, "BulletCartPole-v0", settings)
+    (solve,) = [
+        solve
+        for race in races.races()
+        for title, solve in race.trainings.items()
+        if title == f"{name} on BulletCartPole-v0"
+    ]
+    for threshold, solved in ((5.0, True), (501.0, False)):
+        monkeypatch.setattr(races, "SOLVED", threshold)
+        assert solve(0) is solved
 
 
 def test_a_peer_that_is_missing_is_named(clock, capsys):

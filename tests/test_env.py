@@ -314,7 +314,7 @@ def test_hand_made_plate(continuous):
     assert physics["numSubSteps"] <= 1
     assert env.metadata["render_fps"] == 100
     scene = env.unwrapped._scene
-    mass, _, inertia, *_ = p.getDynamicsInfo(scene._ball._id, -1, scene._ball._client)
+    mass, _, inertia, *_ = p.getDynamicsInfo(scene._rows[0][1]._id, -1, scene._rows[0][1]._client)
     assert mass == 0.0007
     assert inertia == pytest.approx([2 / 3 * 0.0007 * 0.02**2] * 3)
     # The plate turns about y by torque / inertia, and the ball in its middle takes no part.
