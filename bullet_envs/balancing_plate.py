@@ -187,9 +187,11 @@ class BalancingPlate(Task):
 
     def draw_start(self, rng: np.random.Generator) -> State:
         """Draw a ball that rests on, or is dropped onto, a tilted plate."""
-        u, v = rng.uniform(-self.start_position, self.start_position, 2).tolist()
-        u_dot, v_dot = rng.uniform(-self.start_speed, self.start_speed, 2).tolist()
-        pitch, roll = rng.uniform(-self.start_tilt, self.start_tilt, 2).tolist()
+        ranges = 2 * [self.start_position] + 2 * [self.start_speed] + 2 * [self.start_tilt]
+        u, v, u_dot, v_dot, pitch, roll = [
+            2 * most * share - most
+            for most, share in zip(ranges, rng.random(6).tolist(), strict=True)
+        ]
         return self._ball_on_plate((u, v), (u_dot, v_dot), pitch, roll, self.drop_height)
 
     def _ball_on_plate(
@@ -203,16 +205,14 @@ class BalancingPlate(Task):
         """Return the state of a ball that rolls on the plate, in the plate's own axes."""
         cp, sp, cr, sr = math.cos(pitch), math.sin(pitch), math.cos(roll), math.sin(roll)
         axes = np.array([[cr, 0, sr], [sp * sr, cp, -sp * cr], [-cp * sr, sp, cp * cr]])
-        position = axes @ [*place, BALL_HEIGHT + gap]
-        velocity = axes @ [*speed, 0.0]
-        spin = np.cross(axes[:, 2], velocity) / BALL_RADIUS
-        return (
-            *(pitch, 0.0, roll, 0.0),
-            *position.tolist(),
-            *(0.0, 0.0, 0.0, 1.0),
-            *velocity.tolist(),
-            *spin.tolist(),
-        )
+        position = (axes @ [*place, BALL_HEIGHT + gap]).tolist()
+        vx, vy, vz = velocity = (axes @ [*speed, 0.0]).tolist()
+        nx, ny, nz = axes[:, 2].tolist()
+        spin = [
+            component / BALL_RADIUS
+            for component in (ny * vz - nz * vy, nz * vx - nx * vz, nx * vy - ny * vx)
+        ]
+        return (pitch, 0.0, roll, 0.0, *position, 0.0, 0.0, 0.0, 1.0, *velocity, *spin)
 
     def check_start(self, state: State) -> None:
         """Refuse also a ball inside the plate and a quaternion that is not of length 1.
@@ -230,7 +230,7 @@ class BalancingPlate(Task):
                 f" axes; a resting ball is at {BALL_HEIGHT} m"
             )
 
-    def observe(self, state: State) -> tuple[Any, ...]:
+    def observe(self, state: State) -> Sequence[Any]:
         """Return the scaled ball position and velocity, joint angles and joint speeds."""
         pitch, pitch_rate, roll, roll_rate, x, y, z, _, _, _, _, vx, vy, vz, _, _, _ = state
         columns = (x, y, z, vx, vy, vz, pitch, roll, pitch_rate, roll_rate)
@@ -276,12 +276,12 @@ class BalancingPlateScene:
             self._rows.append((plate, ball))
         self._joints = plate.joints("pitch", "roll")
 
-    def place(self, state: State, row: int = 0) -> None:
-        """Teleport to a state."""
+    def place(self, state: State, row: int = 0) -> State:
+        """Teleport to a state and return what Bullet made of it: its poses go through rotations."""
         plate, ball = self._rows[row]
-        for i, joint in enumerate(self._joints):
-            plate.place_joint(joint, state[2 * i], state[2 * i + 1])
+        plate.place_joints(self._joints, state[:4:2], state[1:4:2])
         ball.place_base(state[4:7], state[7:11], state[11:14], state[14:17])
+        return plate.joint_states(self._joints) + ball.base()
 
     def act(self, efforts: Sequence[float]) -> None:
         """Turn the plates (N·m about pitch and roll)."""
@@ -294,4 +294,4 @@ class BalancingPlateScene:
         for plate, ball in self._rows:
             columns += plate.joint_states(self._joints)
             columns += ball.base()
-        return tuple(columns)
+        return columns

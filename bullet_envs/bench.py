@@ -150,7 +150,8 @@ def main(
 
 def summary(results: dict[str, Any]) -> str:
     """Return the ratios of a run as Markdown, with its date and machine."""
-    rates, times = [], []
+    rates: list[str] = []
+    times: list[str] = []
     for section in results["sections"]:
         for ratio in section["ratios"] if section["in_summary"] else []:
             names = [ratio["name"], ratio["over"]]
@@ -391,13 +392,13 @@ def _make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
 @contextlib.contextmanager
 def _open_env(make: Callable[[], gym.Env[Any, Any]]) -> Iterator[Loop]:
     with make() as env:
-        env.action_space.seed(0)
         space = env.action_space
-        if isinstance(space, gym.spaces.Discrete):
-            actions: list[Any] = list(range(int(space.n)))
+        space.seed(0)
+        if isinstance(space, gym.spaces.Discrete):  # by turns, so that nothing ends
+            actions: list[Any] = [count % int(space.n) for count in range(BURST)]
         else:
             actions = [space.sample() for _ in range(BURST)]
-        yield lambda: env.reset(seed=0), lambda count: env.step(actions[count % len(actions)])
+        yield lambda: env.reset(seed=0), lambda count: env.step(actions[count])
 
 
 def _batch(env_id: str, rows: int) -> Opener:

@@ -118,10 +118,11 @@ class BulletEnv(gym.Env[Observation, Any]):
                 warn("step() after the episode has terminated does nothing: call reset()")
                 return self._observation(), 0.0, True, False, {}
             self._start(self._state)
+        scene: Scene = self._scene  # type: ignore[assignment]
         try:
-            self._scene.act(effort)  # type: ignore[union-attr]
+            scene.act(effort)
             self._world.step()  # type: ignore[union-attr]
-            self._state = state = self._scene.read()  # type: ignore[union-attr]
+            self._state = state = scene.read()
         except BaseException:  # Ctrl-C
             self._discard_engine()
             raise
@@ -189,8 +190,7 @@ class BulletEnv(gym.Env[Observation, Any]):
             self._world = World(self.task.physics_hz, self.task.control_hz)
             self._scene = self.task.build(self._world)
         try:
-            self._scene.place(state)
-            self._state = self._scene.read()
+            self._state = self._scene.place(state)
         except BaseException:  # Ctrl-C
             self._discard_engine()
             raise

@@ -50,7 +50,8 @@ class StateObserver:
 
     def observe_rows(self, states: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Return the task's columns, float32 of shape (rows, columns)."""
-        return np.stack(self._columns(tuple(states.T)), axis=1, dtype=np.float32, casting="unsafe")
+        rows: npt.NDArray[np.float32] = np.array(self._columns(tuple(states.T)), np.float32).T
+        return rows
 
     def beside(self, picture: npt.NDArray[np.uint8], state: State) -> npt.NDArray[np.uint8]:
         """Return the picture as it is."""

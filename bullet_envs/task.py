@@ -3,7 +3,7 @@
 A task holds no engine objects and nothing that changes. ``build`` puts its bodies into a
 :class:`~bullet_envs.world.World` and returns a :class:`Scene`, which moves and reads them.
 
-A state is a tuple of columns in SI units, named by ``state_names``. ``observe`` and ``failed``
+A state is a sequence of columns in SI units, named by ``state_names``. ``observe`` and ``failed``
 take columns of floats (one robot) or of arrays (many robots). Floats earn their keep: for one robot
 ``outcome`` takes 0.2 (cart-pole) or 1.9 (plate) microseconds, with arrays of one row 2.1 or 20.
 """
@@ -19,15 +19,15 @@ from gymnasium import spaces
 from .camera import Camera
 from .world import GRAVITY, MAX_PHYSICS_HZ, MAX_SPEED, World
 
-State = tuple[Any, ...]
+State = Sequence[Any]
 Effort = tuple[float, ...]
 
 
 class Scene(Protocol):
     """The bodies of one robot in a world, or of several: its rows."""
 
-    def place(self, state: State, row: int = 0) -> None:
-        """Teleport the bodies of a row to a state."""
+    def place(self, state: State, row: int = 0) -> State:
+        """Teleport the bodies of a row to a state and return the one that Bullet made of it."""
 
     def act(self, efforts: Sequence[float]) -> None:
         """Set the force (N) or torques (N·m) of the next control period, row after row."""
@@ -138,7 +138,7 @@ class Task:
         """Draw the first state of an episode of one robot."""
         raise NotImplementedError
 
-    def observe(self, state: State) -> tuple[Any, ...]:
+    def observe(self, state: State) -> Sequence[Any]:
         """Return the columns of the observation."""
         raise NotImplementedError
 

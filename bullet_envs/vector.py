@@ -171,19 +171,30 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             return self._step(efforts)
 
     def _step(self, efforts: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        ended = self._ended.copy()
-        waiting = ended & (self.autoreset_mode is AutoresetMode.DISABLED)
-        self._advance(efforts, waiting)
-        self._elapsed += ~ended
-        reward, terminated = self.task.outcome(tuple(self._states.T))  # type: ignore[union-attr]
-        rewards = np.where(ended, 0.0, reward)
+        ended = np.flatnonzero(self._ended)
+        begins = self.autoreset_mode is AutoresetMode.NEXT_STEP
+        before = self._states
+        self._elapsed += ~self._ended
+        self._states = self._advance(
+            efforts,
+            {
+                # A row that waits would fall without end.
+                row: self.task.draw_start(self._generators[row][0]) if begins else self.task.rest()
+                for row in ended.tolist()
+            },
+        )
+        if len(ended) and not begins:
+            self._states[ended] = before[ended]  # type: ignore[index]
+        reward, terminated = self.task.outcome(tuple(self._states.T))
+        rewards = np.full(self.num_envs, reward)
         truncated = np.zeros(self.num_envs, np.bool_)
         if self._time_limit is not None:
             truncated = self._elapsed >= self._time_limit
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP and ended.any():
-            self._begin(np.flatnonzero(ended).tolist())
+        rewards[ended] = 0.0
+        if begins:
+            self._elapsed[ended] = 0
             terminated[ended] = truncated[ended] = False
-        observations = self._observe(~waiting)
+        observations = self._observe(slice(None) if begins or not len(ended) else ~self._ended)
         self._ended = terminated | truncated
         infos: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
@@ -241,23 +252,22 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         """Leave the engine behind: a copy builds its own and goes on from the same states."""
         return {**self.__dict__, "_worlds": [], "_homes": [], "_studio": None}
 
-    def _advance(self, efforts: Array, waiting: Array) -> None:
-        """Act in every row but those that wait, and read where that led."""
+    def _advance(self, efforts: Array, placed: Mapping[int, State]) -> Array:
+        """Act in every row, teleport some of them, and return where all are then."""
         assert self._states is not None
         if not self._worlds:
             self._build()
-            self._place(range(self.num_envs), self._states)
-        for row in np.flatnonzero(waiting).tolist():
-            scene, place = self._homes[row]
-            scene.place(self.task.rest(), place)  # or it would fall without end
+            self._place(range(self.num_envs), self._states.tolist())
         columns: list[float] = []
         for world, scene, rows in self._worlds:
             scene.act(efforts[rows].ravel().tolist())
             world.step()
+            # Here, while the world is in the processor's cache, this takes half the time.
+            for row in placed:
+                if rows.start <= row < rows.stop:
+                    scene.place(placed[row], row - rows.start)
             columns += scene.read()
-        states = np.array(columns).reshape(self._states.shape)
-        states[waiting] = self._states[waiting]
-        self._states = states
+        return np.array(columns).reshape(self._states.shape)
 
     def _begin(self, rows: Sequence[int], start: State | None = None) -> None:
         """Begin an episode in some rows, from their own random starts if none is given."""
@@ -265,24 +275,19 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         if not self._worlds:
             self._build()
             others = sorted(set(range(self.num_envs)) - set(rows))
-            self._place(others, self._states[others])
+            self._place(others, self._states[others].tolist())
         starts = [start or self.task.draw_start(self._generators[row][0]) for row in rows]
-        self._states[rows] = self._place(rows, np.array(starts))
+        self._states[rows] = self._place(rows, starts)
         self._elapsed[rows] = 0
         self._ended[rows] = False
 
-    def _place(self, rows: Sequence[int], states: Array) -> Array:
-        """Teleport some rows, in ascending order, and return where they are then."""
-        for row, state in zip(rows, states.tolist(), strict=True):
-            scene, place = self._homes[row]
-            scene.place(tuple(state), place)
-        placed = np.asarray(rows)
+    def _place(self, rows: Sequence[int], states: Sequence[Sequence[float]]) -> list[State]:
+        """Teleport some rows and return where they are then."""
         reached = []
-        for _, scene, span in self._worlds:
-            here = placed[(span.start <= placed) & (placed < span.stop)] - span.start
-            if len(here):
-                reached.append(np.reshape(scene.read(), (-1, states.shape[1]))[here])
-        return np.concatenate(reached) if reached else states
+        for row, state in zip(rows, states, strict=True):
+            scene, place = self._homes[row]
+            reached.append(scene.place(tuple(state), place))
+        return reached
 
     def _build(self) -> None:
         worlds = []

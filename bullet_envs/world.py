@@ -55,6 +55,7 @@ with _silenced():
 GRAVITY = 9.8  # m/s^2, as in Gymnasium's CartPole
 MAX_SPEED = 100.0  # m/s or rad/s: Bullet clamps the speed of every joint and body here
 MAX_PHYSICS_HZ = 1000
+COPY_DISTANCE = 1.0  # m, along y
 LIGHT: dict[str, Any] = {
     "lightColor": (1.0, 1.0, 1.0),
     "lightDistance": 2.0,
@@ -226,6 +227,8 @@ def _copied(urdf: Path, copies: int) -> Iterator[Path]:
             for end in (*part.findall("parent"), *part.findall("child")):
                 if end.attrib["link"] != base.attrib["name"]:
                     end.set("link", _of_copy(end.attrib["link"], copy))
+                else:  # side by side, or Bullet would look at all pairs of copies
+                    ElementTree.SubElement(part, "origin", xyz=f"0 {copy * COPY_DISTANCE} 0")
             robot.append(part)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / urdf.name
@@ -403,23 +406,34 @@ class Body:
             self._id, joints, p.TORQUE_CONTROL, forces=efforts, physicsClientId=self._client
         )
 
-    def joint_states(self, joints: tuple[int, ...]) -> tuple[float, ...]:
+    def joint_states(self, joints: tuple[int, ...]) -> list[float]:
         """Return the position (m or rad) and speed (per s) of one joint after the other."""
         states = p.getJointStates(self._id, joints, self._client)
-        return tuple([number for position, speed, _, _ in states for number in (position, speed)])
+        if len(states) == 2:  # one robot, for which a loop takes four times as long
+            (first, first_speed, _, _), (second, second_speed, _, _) = states
+            return [first, first_speed, second, second_speed]
+        return [number for state in states for number in state[:2]]
 
-    def place_joint(self, joint: int, position: float, speed: float) -> None:
-        """Teleport a joint to a position (m or rad) and speed (m/s or rad/s)."""
-        p.resetJointState(self._id, joint, position, speed, self._client)
+    def place_joints(
+        self, joints: Sequence[int], positions: Sequence[float], speeds: Sequence[float]
+    ) -> None:
+        """Teleport joints to positions (m or rad) and speeds (per s)."""
+        p.resetJointStatesMultiDof(
+            self._id,
+            joints,
+            [(position,) for position in positions],
+            [(speed,) for speed in speeds],
+            physicsClientId=self._client,
+        )
 
-    def base(self) -> tuple[float, ...]:
+    def base(self) -> list[float]:
         """Return the base's position (m), orientation (quaternion x, y, z, w) and velocities.
 
         The velocities are linear (m/s) and angular (rad/s), in world axes.
         """
         position, orientation = p.getBasePositionAndOrientation(self._id, self._client)
         velocity, spin = p.getBaseVelocity(self._id, self._client)
-        return (*position, *orientation, *velocity, *spin)
+        return [*position, *orientation, *velocity, *spin]
 
     def place_base(
         self,

@@ -304,10 +304,10 @@ def test_ctrl_c_loses_nothing(make_batch, monkeypatch):
     assert envs.step(actions)[0].tobytes() == undisturbed.step(actions)[0].tobytes()
 
 
-@pytest.mark.parametrize(("verb", "when"), [("load", 2), ("step", 35), ("place_joint", 35)])
+@pytest.mark.parametrize(("verb", "when"), [("load", 2), ("step", 35), ("place_joints", 35)])
 def test_ctrl_c_anywhere_loses_nothing(make_batch, monkeypatch, verb, when):
     """Interrupted while building, stepping or beginning episodes, all is as before."""
-    owner = world.Body if verb == "place_joint" else world.World
+    owner = world.Body if verb == "place_joints" else world.World
     original, calls = getattr(owner, verb), []
 
     def interrupted(*args, **kwargs):
@@ -341,7 +341,7 @@ def test_ctrl_c_anywhere_loses_nothing(make_batch, monkeypatch, verb, when):
             envs.step(actions)
     monkeypatch.undo()
     assert np.array_equal(states_of(envs), before)
-    if verb == "place_joint":  # in the step that ends all episodes
+    if verb == "place_joints":  # in the step that ends all episodes
         mine, theirs = envs.step(actions), undisturbed.step(actions)
         assert mine[4]["_final_obs"].all() and theirs[4]["_final_obs"].all()
         for a, b in zip(mine[4]["final_obs"], theirs[4]["final_obs"], strict=True):
