@@ -484,7 +484,7 @@ def test_calls_out_of_order(make_batch):
 @pytest.mark.parametrize("num_envs", [1000, MAX_ROWS])
 @pytest.mark.parametrize("env_id", STATE_IDS)
 def test_many_rows(run_python, env_id, num_envs):
-    """A world takes about 30 MB: a megabyte for each of 31 cart-poles, 4 for each of 8 plates."""
+    """A world takes about 30 MB: a megabyte for each of 32 cart-poles, 4 for each of 8 plates."""
     code = f"""
 import resource, gymnasium as gym, numpy as np, bullet_envs
 envs = gym.make_vec({env_id!r}, num_envs=1)
