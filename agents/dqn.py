@@ -25,9 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import below, learner_tensors, restore_learner
-from .learned import GreedyAgent
+from .learned import GreedyAgent, parameter_groups
 from .run import Config, Run, derived_seed
-from .vision import Keypoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,16 +330,6 @@ def td_target(q_network: nn.Module, target_network: nn.Module, batch: Batch) -> 
     return target
 
 
-def _parameter_groups(network: nn.Module, config: DQNConfig) -> list[dict[str, Any]]:
-    """Return what Adam is to learn and how fast."""
-    rest: list[nn.Parameter] = []
-    eyes: list[nn.Parameter] = []
-    for part in network.children():
-        (eyes if isinstance(part, Keypoints) else rest).extend(part.parameters())
-    groups = [(rest, config.learning_rate), (eyes, config.eyes_learning_rate)]
-    return [{"params": of, "lr": rate, "initial_lr": rate} for of, rate in groups if of]
-
-
 def train(config: DQNConfig, run: Run) -> DQNAgent:
     """Train until the run is finished and return the agent as it is then."""
     torch.manual_seed(derived_seed(config.seed))
@@ -348,7 +337,9 @@ def train(config: DQNConfig, run: Run) -> DQNAgent:
     q_network, target_network = agent.network, agent.build()
     target_network.load_state_dict(q_network.state_dict())
     modules = {"q": q_network, "target": target_network}
-    optimiser = torch.optim.Adam(_parameter_groups(q_network, config), fused=True)
+    optimiser = torch.optim.Adam(
+        parameter_groups(q_network, config.learning_rate, config.eyes_learning_rate), fused=True
+    )
     memory = ReplayMemory(
         config.buffer_size, config.n_envs, agent.observation_space, config.frame_stack
     )

@@ -185,6 +185,21 @@ def build_network(space: gym.Space[Any], hidden: tuple[int, ...], outputs: int) 
     return nn.Sequential(eyes, mlp(eyes.outputs, hidden, outputs))
 
 
+def parameter_groups(
+    network: nn.Module, learning_rate: float, eyes_learning_rate: float
+) -> list[dict[str, Any]]:
+    """Return what Adam is to learn and how fast, at first."""
+    eyes = [
+        parameter
+        for part in network.modules()
+        if isinstance(part, Keypoints)
+        for parameter in part.parameters()
+    ]
+    rest = [one for one in network.parameters() if all(one is not other for other in eyes)]
+    groups = [(rest, learning_rate), (eyes, eyes_learning_rate)]
+    return [{"params": of, "lr": rate, "initial_lr": rate} for of, rate in groups if of]
+
+
 def mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
     """Return linear layers with ReLU between them."""
     widths = [inputs, *hidden]

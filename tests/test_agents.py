@@ -36,7 +36,7 @@ from bullet_envs.agents import (
 from bullet_envs.agents.checkpoints import digest, read_tensors
 from bullet_envs.agents.dqn import Batch, ReplayMemory, epsilon_at, td_target
 from bullet_envs.agents.evaluation import evaluate, run_episodes
-from bullet_envs.agents.reinforce import policy_loss, returns_to_go
+from bullet_envs.agents.reinforce import ReturnMemory, policy_loss, returns_to_go
 from bullet_envs.agents.run import Run, derived_seed
 from bullet_envs.agents.tables import read_rows, with_section
 from bullet_envs.cli import main
@@ -56,7 +56,10 @@ SHORT = {
 # What makes a training on pictures as short: they are small, and so are the episodes in actions.
 PICTURES = {"env_kwargs": {"size": 20}, "frame_stack": 2, "action_repeat": 2}
 TINY_PICTURES = {
-    "reinforce": {"n_timesteps": 400, "eval_freq": 200, "episodes": 2, **PICTURES},
+    "reinforce": {
+        **{"n_timesteps": 400, "eval_freq": 200, "episodes": 2, "baseline_reuse": 3},
+        **PICTURES,
+    },
     "dqn": {"n_timesteps": 400, "eval_freq": 200, "learning_starts": 100, **PICTURES},
     "ppo": {"n_timesteps": 1024, "eval_freq": 512, "n_steps": 16, "batch_size": 64, **PICTURES},
 }
@@ -382,6 +385,25 @@ def test_entropy_bonus_is_subtracted():
     logits, actions, advantages = torch.zeros(3, 4), torch.tensor([0, 1, 2]), torch.zeros(3)
     loss = policy_loss(logits, actions, advantages, entropy=0.5)
     assert loss.item() == pytest.approx(-0.5 * math.log(4))
+
+
+@pytest.mark.parametrize("lengths", [(3,), (3, 2), (4, 5, 3), (20,), (2, 20, 1)])
+def test_return_memory_keeps_the_latest_steps(lengths):
+    """Whatever is drawn is one of the eight latest steps with its own return, and each is drawn."""
+    memory = ReturnMemory(8, Box(0, 255, (2,), np.uint8))
+    steps = torch.arange(sum(lengths))
+    for part in steps.split(lengths):
+        memory.add(torch.stack([part, part + 1], dim=1).to(torch.uint8), part.float())
+    torch.manual_seed(0)
+    observations, returns = memory.sample(300)
+    assert set(returns.tolist()) == set(steps[-8:].tolist())
+    assert torch.equal(observations, torch.stack([returns, returns + 1], dim=1).to(torch.uint8))
+    copy = ReturnMemory(8, Box(0, 255, (2,), np.uint8))
+    copy.restore({name: tensor.clone() for name, tensor in memory.tensors().items()})
+    for one in (memory, copy):
+        one.add(torch.full((3, 2), 200, dtype=torch.uint8), torch.full((3,), 200.0))
+    assert torch.equal(memory.returns, copy.returns)
+    assert torch.equal(memory.observations, copy.observations)
 
 
 def test_policy_loss_learns_a_bandit():
