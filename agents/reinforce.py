@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -101,6 +102,7 @@ class ReinforceAgent(GreedyAgent):
     """A softmax policy."""
 
     algo = "reinforce"
+    network: nn.Sequential
 
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
         """Return the most likely action per row, or one drawn from torch's global generator."""
@@ -198,7 +200,7 @@ def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
     torch.manual_seed(derived_seed(config.seed))
     agent = ReinforceAgent(*config.of_agent)
     baseline = build_network(agent.observation_space, config.hidden, 1)
-    modules: dict[str, nn.Module] = {"policy": agent.network, "baseline": baseline}
+    modules = {"policy": agent.network, "baseline": baseline}
     replays = config.baseline_reuse > 1
     memory = ReturnMemory(MEMORY, agent.observation_space)
     if replays and isinstance(agent.network[0], Keypoints):
