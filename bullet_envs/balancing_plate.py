@@ -276,12 +276,11 @@ class BalancingPlateScene:
             self._rows.append((plate, ball))
         self._joints = plate.joints("pitch", "roll")
 
-    def place(self, state: State, row: int = 0) -> State:
-        """Teleport to a state and return what Bullet made of it: its poses go through rotations."""
+    def place(self, state: State, row: int = 0) -> None:
+        """Teleport to a state."""
         plate, ball = self._rows[row]
         plate.place_joints(self._joints, state[:4:2], state[1:4:2])
         ball.place_base(state[4:7], state[7:11], state[11:14], state[14:17])
-        return plate.joint_states(self._joints) + ball.base()
 
     def act(self, efforts: Sequence[float]) -> None:
         """Turn the plates (N·m about pitch and roll)."""

@@ -150,10 +150,9 @@ class CartPoleScene:
         self._sliders = self._body.joints("slider")
         self._joints = self._body.joints("slider", "hinge")
 
-    def place(self, state: State, row: int = 0) -> State:
-        """Teleport to a state and return it: Bullet keeps all of its bits."""
+    def place(self, state: State, row: int = 0) -> None:
+        """Teleport to a state."""
         self._body.place_joints(self._joints[2 * row : 2 * row + 2], state[::2], state[1::2])
-        return state
 
     def act(self, efforts: Sequence[float]) -> None:
         """Push the carts (N)."""

@@ -276,18 +276,21 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             self._build()
             others = sorted(set(range(self.num_envs)) - set(rows))
             self._place(others, self._states[others].tolist())
-        starts = [start or self.task.draw_start(self._generators[row][0]) for row in rows]
-        self._states[rows] = self._place(rows, starts)
+        self._place(
+            rows, [start or self.task.draw_start(self._generators[row][0]) for row in rows]
+        )
+        self._states[rows] = self._read()[rows]
         self._elapsed[rows] = 0
         self._ended[rows] = False
 
-    def _place(self, rows: Sequence[int], states: Sequence[Sequence[float]]) -> list[State]:
-        """Teleport some rows and return where they are then."""
-        reached = []
+    def _place(self, rows: Sequence[int], states: Sequence[State]) -> None:
         for row, state in zip(rows, states, strict=True):
             scene, place = self._homes[row]
-            reached.append(scene.place(tuple(state), place))
-        return reached
+            scene.place(state, place)
+
+    def _read(self) -> Array:
+        columns = [number for _, scene, _ in self._worlds for number in scene.read()]
+        return np.array(columns).reshape(self.num_envs, -1)
 
     def _build(self) -> None:
         worlds = []

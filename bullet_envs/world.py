@@ -201,14 +201,15 @@ class World:
             shadow=int(shadow),
             **LIGHT,
             renderer=self._renderer,
+            flags=p.ER_NO_SEGMENTATION_MASK,
             physicsClientId=self.client,
         )
         # A PyBullet that was built without NumPy returns a tuple.
-        pixels = np.asarray(rgba, np.uint8).reshape(height, width, 4)
-        picture = np.empty((height, width, 3), np.uint8)
+        pixels = np.asarray(rgba, np.uint8).reshape(-1, 4)
+        picture = np.empty((width * height, 3), np.uint8)
         for channel in range(3):  # a quarter of the time of one copy, which goes three by three
-            picture[..., channel] = pixels[..., channel]
-        return picture
+            picture[:, channel] = pixels[:, channel]
+        return picture.reshape(height, width, 3)
 
 
 @contextmanager
