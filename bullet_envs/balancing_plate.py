@@ -1,7 +1,7 @@
 """The problem of BalancingPlate-v0."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -276,11 +276,12 @@ class BalancingPlateScene:
             self._rows.append((plate, ball))
         self._joints = plate.joints("pitch", "roll")
 
-    def place(self, state: State, row: int = 0) -> None:
-        """Teleport to a state."""
-        plate, ball = self._rows[row]
-        plate.place_joints(self._joints, state[:4:2], state[1:4:2])
-        ball.place_base(state[4:7], state[7:11], state[11:14], state[14:17])
+    def place(self, states: Mapping[int, State]) -> None:
+        """Teleport some rows to states."""
+        for row, state in states.items():
+            plate, ball = self._rows[row]
+            plate.place_joints(self._joints, state[:4:2], state[1:4:2])
+            ball.place_base(state[4:7], state[7:11], state[11:14], state[14:17])
 
     def act(self, efforts: Sequence[float]) -> None:
         """Turn the plates (N·m about pitch and roll)."""

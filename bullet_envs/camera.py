@@ -105,7 +105,7 @@ class Studio:
 
     def pose(self, state: State) -> None:
         """Show a state."""
-        self._scene.place(state)
+        self._scene.place({0: state})
 
     def draw(
         self, state: State, camera: Camera, shift: tuple[float, float, float] = (0.0, 0.0, 0.0)

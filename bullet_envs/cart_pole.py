@@ -1,6 +1,6 @@
 """The problem of BulletCartPole-v0."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -150,9 +150,11 @@ class CartPoleScene:
         self._sliders = self._body.joints("slider")
         self._joints = self._body.joints("slider", "hinge")
 
-    def place(self, state: State, row: int = 0) -> None:
-        """Teleport to a state."""
-        self._body.place_joints(self._joints[2 * row : 2 * row + 2], state[::2], state[1::2])
+    def place(self, states: Mapping[int, State]) -> None:
+        """Teleport some rows to states."""
+        joints = [joint for row in states for joint in self._joints[2 * row : 2 * row + 2]]
+        columns = [number for state in states.values() for number in state]
+        self._body.place_joints(joints, columns[::2], columns[1::2])
 
     def act(self, efforts: Sequence[float]) -> None:
         """Push the carts (N)."""

@@ -190,7 +190,7 @@ class BulletEnv(gym.Env[Observation, Any]):
             self._world = World(self.task.physics_hz, self.task.control_hz)
             self._scene = self.task.build(self._world)
         try:
-            self._scene.place(state)
+            self._scene.place({0: state})
             self._state = self._scene.read()
         except BaseException:  # Ctrl-C
             self._discard_engine()

@@ -26,8 +26,8 @@ Effort = tuple[float, ...]
 class Scene(Protocol):
     """The bodies of one robot in a world, or of several: its rows."""
 
-    def place(self, state: State, row: int = 0) -> None:
-        """Teleport the bodies of a row to a state."""
+    def place(self, states: Mapping[int, State]) -> None:
+        """Teleport the bodies of some rows to states."""
 
     def act(self, efforts: Sequence[float]) -> None:
         """Set the force (N) or torques (N·m) of the next control period, row after row."""

@@ -100,7 +100,6 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         self._efforts = np.array(task.efforts)
         self._generators = [seeding.np_random() for _ in range(self.num_envs)]
         self._worlds: list[tuple[World, Scene, slice]] = []
-        self._homes: list[tuple[Scene, int]] = []  # of each row: whose, and its how-manieth it is
         self._studio: Studio | None = None
         # A row per robot; None before the first reset.
         self._states: Array | None = None
@@ -250,22 +249,20 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind: a copy builds its own and goes on from the same states."""
-        return {**self.__dict__, "_worlds": [], "_homes": [], "_studio": None}
+        return {**self.__dict__, "_worlds": [], "_studio": None}
 
     def _advance(self, efforts: Array, placed: Mapping[int, State]) -> Array:
         """Act in every row, teleport some of them, and return where all are then."""
         assert self._states is not None
         if not self._worlds:
             self._build()
-            self._place(range(self.num_envs), self._states.tolist())
+            self._place(dict(enumerate(self._states.tolist())))
         columns: list[float] = []
         for world, scene, rows in self._worlds:
             scene.act(efforts[rows].ravel().tolist())
             world.step()
             # Here, while the world is in the processor's cache, this takes half the time.
-            for row in placed:
-                if rows.start <= row < rows.stop:
-                    scene.place(placed[row], row - rows.start)
+            self._place_in(scene, rows, placed)
             columns += scene.read()
         return np.array(columns).reshape(self._states.shape)
 
@@ -274,23 +271,26 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         assert self._states is not None
         if not self._worlds:
             self._build()
-            others = sorted(set(range(self.num_envs)) - set(rows))
-            self._place(others, self._states[others].tolist())
-        self._place(
-            rows, [start or self.task.draw_start(self._generators[row][0]) for row in rows]
-        )
-        self._states[rows] = self._read()[rows]
+            others = set(range(self.num_envs)) - set(rows)
+            self._place({row: self._states[row].tolist() for row in others})
+        self._place({row: start or self.task.draw_start(self._generators[row][0]) for row in rows})
+        columns = [number for _, scene, _ in self._worlds for number in scene.read()]
+        self._states[rows] = np.array(columns).reshape(self._states.shape)[rows]
         self._elapsed[rows] = 0
         self._ended[rows] = False
 
-    def _place(self, rows: Sequence[int], states: Sequence[State]) -> None:
-        for row, state in zip(rows, states, strict=True):
-            scene, place = self._homes[row]
-            scene.place(state, place)
+    def _place(self, states: Mapping[int, State]) -> None:
+        """Teleport some rows to states."""
+        for _, scene, rows in self._worlds:
+            self._place_in(scene, rows, states)
 
-    def _read(self) -> Array:
-        columns = [number for _, scene, _ in self._worlds for number in scene.read()]
-        return np.array(columns).reshape(self.num_envs, -1)
+    @staticmethod
+    def _place_in(scene: Scene, rows: slice, states: Mapping[int, State]) -> None:
+        """Teleport those of some rows that a scene has."""
+        if here := {
+            row - rows.start: states[row] for row in states if rows.start <= row < rows.stop
+        }:
+            scene.place(here)
 
     def _build(self) -> None:
         worlds = []
@@ -299,9 +299,6 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             engine = World(self.task.physics_hz, self.task.control_hz)
             scene = self.task.build(engine, len(rows))
             worlds.append((engine, scene, slice(rows[0], rows[-1] + 1)))
-        self._homes = [
-            (scene, place) for _, scene, rows in worlds for place in range(rows.stop - rows.start)
-        ]
         self._worlds = worlds
 
     @contextlib.contextmanager
@@ -321,7 +318,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         """Forget the worlds, which may be half-way through something."""
         for world, _, _ in self._worlds:
             world.close()
-        self._worlds, self._homes = [], []
+        self._worlds = []
 
     def _renew(self, observations: Array) -> dict[str, Any]:
         """Begin the next episode of the rows that ended and return the info of their last step."""

@@ -61,7 +61,7 @@ def play(task: Task, starts: Array, efforts: Array, **settings: float) -> Array:
     scene = task.build(world)
     states = np.empty((len(efforts) + 1, *starts.shape))
     for run, start in enumerate(starts.tolist()):
-        scene.place(tuple(start))
+        scene.place({0: tuple(start)})
         states[0, run] = scene.read()
         for step, effort in enumerate(efforts[:, run].tolist()):
             scene.act(tuple(effort))

@@ -818,9 +818,11 @@ def test_learns(tmp_path, algo, env_id):
     assert run.solved, "it never solved all 20 selection episodes"
 
 
-def solves(env_id, algo):
-    """Return whether an algorithm is one that solves the id: on pictures REINFORCE need not."""
-    return env_id in STATE_IDS or algo != "reinforce"
+def required(env_id, algo):
+    """Return the mean that a bundled agent must reach: REINFORCE on pictures five times random."""
+    if env_id in PIXEL_IDS and algo == "reinforce":
+        return 5 * evaluate(load_agent(env_id, "random"), observer="state").mean()
+    return gym.spec(env_id).reward_threshold
 
 
 @pytest.mark.slow
@@ -828,8 +830,7 @@ def solves(env_id, algo):
 def test_bundled_agent_solves_its_task(env_id, algo):
     """The bundled weights reach the threshold over 100 unseen starts, as their card says."""
     returns = evaluate(load_agent(env_id, algo))
-    if solves(env_id, algo):
-        assert returns.mean() >= gym.spec(env_id).reward_threshold
+    assert returns.mean() >= required(env_id, algo)
     promised = json.loads(pretrained_card(env_id, algo).read_text())["returns"]
     assert promised["episodes"] == len(returns)
     # Another processor may round one of 100 episodes to another end.

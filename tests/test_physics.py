@@ -154,7 +154,7 @@ def test_no_physics_step_is_lost(physics_hz, control_hz):
     scene = CartPole(physics_hz=physics_hz, control_hz=control_hz).build(world)
     # A cart that creeps under a hanging pole is a clock.
     speed = 1e-3  # m/s
-    scene.place((0.0, speed, math.pi, 0.0))
+    scene.place({0: (0.0, speed, math.pi, 0.0)})
     times = [0.0]
     for _ in range(2000):
         world.step()
@@ -329,7 +329,7 @@ def roll_down(physics_hz, tilt, heading, duration=0.25):
     # It starts up the slope, to have the way to roll.
     position = HEIGHT * normal - 0.1 * slope
     at_rest = (held[0], 0.0, held[1], 0.0, *position, 0.0, 0.0, 0.0, 1.0, *[0.0] * 6)
-    scene.place(at_rest)
+    scene.place({0: at_rest})
     plate = bodies(world)["balancing_plate"]
     for joint, angle in enumerate(held):
         p.setJointMotorControl2(
@@ -511,7 +511,7 @@ def plate_world():
 def test_nothing_damps_the_cart(cart_pole_world):
     """A cart under a hanging pole keeps its speed for 10 s: no damping, drag or motor."""
     world, scene = cart_pole_world
-    scene.place((-10.0, 2.0, math.pi, 0.0))
+    scene.place({0: (-10.0, 2.0, math.pi, 0.0)})
     for _ in range(500):
         world.step()
     assert scene.read() == pytest.approx((10.0, 2.0, math.pi, 0.0), abs=1e-9)
@@ -526,7 +526,7 @@ def test_nothing_damps_the_plate_or_a_flying_ball(plate_world):
         state[POSITION] = (1.0, 0.0, 10.0)
         state[VELOCITY] = (3.0, -2.0, 1.0)
         state[SPIN] = (20.0, -30.0, 10.0)
-        scene.place(tuple(state.tolist()))
+        scene.place({0: tuple(state.tolist())})
         for _ in range(50):
             world.step()
         after = np.array(scene.read())
