@@ -172,19 +172,23 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
     def _step(self, efforts: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         ended = np.flatnonzero(self._ended)
         begins = self.autoreset_mode is AutoresetMode.NEXT_STEP
+        waits = self.autoreset_mode is AutoresetMode.DISABLED
         before = self._states
         self._elapsed += ~self._ended
-        self._states = self._advance(
-            efforts,
-            {
-                # A row that waits would fall without end.
-                row: self.task.draw_start(self._generators[row][0]) if begins else self.task.rest()
-                for row in ended.tolist()
-            },
+        if waits:
+            efforts[ended] = 0.0
+        starts = (
+            {row: self.task.draw_start(self._generators[row][0]) for row in ended.tolist()}
+            if begins
+            else {}
         )
-        if len(ended) and not begins:
-            self._states[ended] = before[ended]  # type: ignore[index]
+        self._states = self._advance(efforts, starts)
         reward, terminated = self.task.outcome(tuple(self._states.T))
+        if waits and terminated.any():  # or robots that wait would fall without end
+            self._place({row: self.task.rest() for row in np.flatnonzero(terminated).tolist()})
+        if waits and len(ended):
+            self._states[ended] = before[ended]  # type: ignore[index]
+            terminated = self.task.failed(tuple(self._states.T))
         rewards = np.full(self.num_envs, reward)
         truncated = np.zeros(self.num_envs, np.bool_)
         if self._time_limit is not None:
@@ -193,7 +197,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         if begins:
             self._elapsed[ended] = 0
             terminated[ended] = truncated[ended] = False
-        observations = self._observe(slice(None) if begins or not len(ended) else ~self._ended)
+        observations = self._observe(~self._ended if waits else slice(None))
         self._ended = terminated | truncated
         infos: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
@@ -254,11 +258,15 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
     def _advance(self, efforts: Array, placed: Mapping[int, State]) -> Array:
         """Act in every row, teleport some of them, and return where all are then."""
         assert self._states is not None
+        waits = self.autoreset_mode is AutoresetMode.DISABLED
         if not self._worlds:
             self._build()
             self._place(dict(enumerate(self._states.tolist())))
         columns: list[float] = []
         for world, scene, rows in self._worlds:
+            if waits and self._ended[rows].all():
+                columns += (rows.stop - rows.start) * list(self.task.rest())
+                continue
             scene.act(efforts[rows].ravel().tolist())
             world.step()
             # Here, while the world is in the processor's cache, this takes half the time.

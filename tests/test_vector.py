@@ -304,7 +304,7 @@ def test_ctrl_c_loses_nothing(make_batch, monkeypatch):
     assert envs.step(actions)[0].tobytes() == undisturbed.step(actions)[0].tobytes()
 
 
-@pytest.mark.parametrize(("verb", "when"), [("load", 2), ("step", 35), ("place_joints", 35)])
+@pytest.mark.parametrize(("verb", "when"), [("load", 2), ("step", 35), ("place_joints", 2)])
 def test_ctrl_c_anywhere_loses_nothing(make_batch, monkeypatch, verb, when):
     """Interrupted while building, stepping or beginning episodes, all is as before."""
     owner = world.Body if verb == "place_joints" else world.World
