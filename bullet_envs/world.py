@@ -413,7 +413,9 @@ class Body:
         if len(states) == 2:  # one robot, for which a loop takes four times as long
             (first, first_speed, _, _), (second, second_speed, _, _) = states
             return [first, first_speed, second, second_speed]
-        return [number for state in states for number in state[:2]]
+        numbers = [0.0] * (2 * len(states))
+        numbers[::2], numbers[1::2], _, _ = zip(*states, strict=True)
+        return numbers
 
     def place_joints(
         self, joints: Sequence[int], positions: Sequence[float], speeds: Sequence[float]
