@@ -87,6 +87,7 @@ def test_a_race_names_seeds_that_did_not_solve(monkeypatch, capsys):
     assert "| ours (3 of 3 seeds) | theirs (2 of 3 seeds) | 0.25 |" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["our reinforce", "our dqn", "our ppo", "SB3 DQN", "SB3 PPO"])
 def test_a_training_says_whether_it_solved(monkeypatch, name):
     """What any agent reaches is solved at the first evaluation, what none reaches never."""

@@ -53,13 +53,14 @@ def compare(batch, singles, steps, seed=0):
     same(batch.reset(seed=seed)[0], singles.reset(seed=seed)[0])
     batch.action_space.seed(seed)
     ends = 0
-    for _ in range(steps):
+    for step in range(steps):
         actions = batch.action_space.sample()
         mine, theirs = batch.step(actions), singles.step(actions)
         same(mine[0], theirs[0])
         for a, b in zip(mine[1:4], theirs[1:4], strict=True):
             assert a.dtype == b.dtype and np.array_equal(a, b)
-        same(states_of(batch), states_of(singles))
+        if step % 10 == 0 or step == steps - 1:  # the states of singles take longest to gather
+            same(states_of(batch), states_of(singles))
         ended = mine[2] | mine[3]
         ends += ended.sum()
         assert mine[4].keys() == theirs[4].keys()
@@ -101,6 +102,7 @@ def test_equals_singles_in_short(make_batch, env_id, continuous, mode):
     singles.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", STATE_IDS)
 def test_equals_singles_in_long_episodes(make_batch, env_id):
     """An LQR plays whole episodes, in which a difference in the last bit would become large."""
@@ -582,6 +584,7 @@ def test_sb3_adapter_carries_all_spaces(make_batch, env_id, kwargs):
     theirs.close()
 
 
+@pytest.mark.slow
 def test_sb3_learns_on_a_batch(make_batch):
     envs = VecMonitor(
         GymnasiumVecEnv(make_batch("BulletCartPole-v0", 16, autoreset_mode="Disabled"))
