@@ -218,9 +218,9 @@ def sections() -> list[Section]:
         Contender("panda-gym PandaReach-v3", _gym("PandaReach-v3"), needs="panda_gym"),
     ]
     cameras = [
-        Contender("CartPole-v1 seen", _seen("CartPole-v1"), needs="pygame"),
+        Contender("CartPole-v1 + AddRenderObservation", _seen("CartPole-v1"), needs="pygame"),
         Contender(
-            "InvertedPendulumBulletEnv-v0 seen",
+            "InvertedPendulumBulletEnv-v0 + AddRenderObservation",
             _seen("InvertedPendulumBulletEnv-v0"),
             needs="pybullet_envs_gymnasium",
         ),
