@@ -1,6 +1,6 @@
 """What Gymnasium has no wrapper for."""
 
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -9,6 +9,12 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from ..vector import require_disabled
+
+# Generic for type checkers, but not at run time in gymnasium 1.2.
+if TYPE_CHECKING:
+    _VectorWrapper = VectorWrapper[Any, Any, Any]
+else:
+    _VectorWrapper = VectorWrapper
 
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
@@ -34,7 +40,7 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
         return observation, total, terminated, truncated, info
 
 
-class VectorActionRepeat(VectorWrapper[Any, Any, Any]):
+class VectorActionRepeat(_VectorWrapper):
     """:class:`ActionRepeat` for a batch whose ended rows wait, with reward 0, for their reset.
 
     Args:
@@ -59,7 +65,7 @@ class VectorActionRepeat(VectorWrapper[Any, Any, Any]):
         return observations, total, terminated, truncated, info
 
 
-class VectorFrameStack(VectorWrapper[Any, Any, Any]):
+class VectorFrameStack(_VectorWrapper):
     """Gymnasium's ``FrameStackObservation`` for a batch.
 
     Args:

@@ -10,10 +10,12 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 import bullet_envs
 from bullet_envs.agents import ALGOS, algorithm
 
+torch.set_num_threads(1)  # two test processes would otherwise wait for each other's threads
 PIXEL_IDS = bullet_envs.PIXEL_IDS
 # What a state id shows of the physics, the pixel id of the same task cannot show differently:
 # tests/test_pixels.py proves their states equal. Only the state ids bear the long tests.
