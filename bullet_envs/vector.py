@@ -239,6 +239,8 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the engine."""
+        if not hasattr(self, "_ended"):
+            return  # refused by the constructor, which gymnasium 1.2 closes too
         self._discard_engine()
         if self._studio is not None:
             self._studio.close()
