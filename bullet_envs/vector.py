@@ -70,10 +70,6 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
-        # What close() needs comes first: gymnasium 1.2 closes also what is refused below.
-        self.observer = observer
-        self._worlds: list[tuple[World, Scene, slice]] = []
-        self._studio: Studio | None = None
         require("num_envs", num_envs, 1, MAX_ROWS, "rows", whole=True)
         if max_episode_steps == -1:  # as in gym.make
             max_episode_steps = None
@@ -85,6 +81,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode={render_mode!r} must be None or 'rgb_array'")
         self.task = task
+        self.observer = observer
         self.num_envs = int(num_envs)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = render_mode
@@ -105,6 +102,8 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             f"{'finite numbers' if task.continuous else numbers}, shape {self.action_space.shape}"
         )
         self._generators = [seeding.np_random() for _ in range(self.num_envs)]
+        self._worlds: list[tuple[World, Scene, slice]] = []
+        self._studio: Studio | None = None
         # A row per robot; None before the first reset.
         self._states: Array | None = None
         self._latest: Array = np.zeros(
