@@ -31,6 +31,7 @@ def register_envs() -> None:
                 vector_entry_point=f"bullet_envs.vector:{stem}VectorEnv",
                 max_episode_steps=500,
                 reward_threshold=475.0,
+                order_enforce=False,  # the environments themselves raise ResetNeeded
                 kwargs=dict(kwargs),
             )
 
