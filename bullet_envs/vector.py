@@ -288,9 +288,12 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             self._build()
             others = set(range(self.num_envs)) - set(rows)
             self._place({row: self._states[row].tolist() for row in others})
-        self._place({row: start or self.task.draw_start(self._generators[row][0]) for row in rows})
-        columns = [number for _, scene, _ in self._worlds for number in scene.read()]
-        self._states[rows] = np.array(columns).reshape(self._states.shape)[rows]
+        starts = {row: start or self.task.draw_start(self._generators[row][0]) for row in rows}
+        present = self._states.copy()
+        for _, scene, block in self._worlds:
+            if self._place_in(scene, block, starts):
+                present[block] = np.array(scene.read()).reshape(-1, present.shape[1])
+        self._states[rows] = present[rows]
         self._elapsed[rows] = 0
         self._ended[rows] = False
 
@@ -300,12 +303,12 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             self._place_in(scene, rows, states)
 
     @staticmethod
-    def _place_in(scene: Scene, rows: slice, states: Mapping[int, State]) -> None:
-        """Teleport those of some rows that a scene has."""
-        if here := {
-            row - rows.start: states[row] for row in states if rows.start <= row < rows.stop
-        }:
+    def _place_in(scene: Scene, rows: slice, states: Mapping[int, State]) -> bool:
+        """Teleport those of some rows that a scene has, and return whether it has any."""
+        here = {row - rows.start: states[row] for row in states if rows.start <= row < rows.stop}
+        if here:
             scene.place(here)
+        return bool(here)
 
     def _build(self) -> None:
         worlds = []
