@@ -499,7 +499,10 @@ def _camera_call(
 
 
 def _bare_loop(env_id: str, engine: world.World, start: dict[str, float]) -> Loop:
-    """Return the same scene with nothing but motor call, step and state read."""
+    """Return the same scene with nothing but motor call, step and state read.
+
+    Arguments go by keyword, as PyBullet's examples have them.
+    """
     client, two_joints = engine.client, (0, 1)
     if env_id == "BulletCartPole-v0":
         robot = _load(engine, "cart_pole.urdf")

@@ -43,14 +43,15 @@ class StateObserver:
     def __init__(self, task: Task) -> None:
         self.space = task.observation_space
         self._columns = task.observe
+        self._dtype = self.space.dtype  # NumPy is slower with np.float32
 
     def observe(self, state: State) -> npt.NDArray[np.float32]:
         """Return the task's columns, float32."""
-        return np.array(self._columns(state), np.float32)
+        return np.asarray(self._columns(state), self._dtype)
 
     def observe_rows(self, states: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Return the task's columns, float32 of shape (rows, columns)."""
-        rows: npt.NDArray[np.float32] = np.array(self._columns(tuple(states.T)), np.float32).T
+        rows: npt.NDArray[np.float32] = np.array(self._columns(tuple(states.T)), self._dtype).T
         return rows
 
     def beside(self, picture: npt.NDArray[np.uint8], state: State) -> npt.NDArray[np.uint8]:

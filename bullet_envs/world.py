@@ -55,7 +55,6 @@ with _silenced():
 GRAVITY = 9.8  # m/s^2, as in Gymnasium's CartPole
 MAX_SPEED = 100.0  # m/s or rad/s: Bullet clamps the speed of every joint and body here
 MAX_PHYSICS_HZ = 1000
-COPY_DISTANCE = 1.0  # m, along y
 LIGHT: dict[str, Any] = {
     "lightColor": (1.0, 1.0, 1.0),
     "lightDistance": 2.0,
@@ -141,7 +140,8 @@ class World:
     ) -> "Body":
         """Load a URDF and return its body, free of Bullet's default motors and damping.
 
-        Only bodies of the same row can touch, and no links of the same body.
+        Only bodies of the same row can touch, and no links of the same body. A link whose file
+        has no collision shape touches nothing.
 
         Args:
             urdf: the file.
@@ -149,10 +149,10 @@ class World:
             fixed: hold the base.
             row: 0 to 30, a bit each of Bullet's collision masks.
             copies: of all links and joints, on the one base. On a fixed base each of them moves as
-                it would alone, and one body of 16 takes half the time of 16 bodies. Bullet has
-                room for 120 joints of a body.
+                it would alone, and one body is driven and read by one call. Bullet has room for
+                120 joints of a body.
         """
-        with _copied(urdf, copies) as path, _silenced():
+        with _prepared(urdf, copies) as path, _silenced():
             body_id = p.loadURDF(
                 os.fspath(path),
                 basePosition=position,
@@ -213,14 +213,21 @@ class World:
 
 
 @contextmanager
-def _copied(urdf: Path, copies: int) -> Iterator[Path]:
-    """Write a URDF in which all but the base, the first link, is there several times."""
-    if copies == 1:
-        yield urdf
-        return
+def _prepared(urdf: Path, copies: int) -> Iterator[Path]:
+    """Write the URDF that Bullet is given.
+
+    All but the base, the first link, is there several times. Bullet keeps a box around every link
+    and moves it in a search tree. A link that touches nothing is therefore given a shape that is
+    everywhere, whose box never moves. One without looks would be drawn in this shape and gets none.
+    """
     robot = ElementTree.parse(urdf).getroot()
     base, *links = robot.findall("link")
     joints = robot.findall("joint")
+    for link in (base, *links):
+        if link.find("collision") is None and link.find("visual") is not None:
+            everywhere = ElementTree.SubElement(link, "collision")
+            geometry = ElementTree.SubElement(everywhere, "geometry")
+            ElementTree.SubElement(geometry, "plane", normal="0 0 1")
     for copy in range(1, copies):
         for original in (*links, *joints):
             part = deepcopy(original)
@@ -228,8 +235,6 @@ def _copied(urdf: Path, copies: int) -> Iterator[Path]:
             for end in (*part.findall("parent"), *part.findall("child")):
                 if end.attrib["link"] != base.attrib["name"]:
                     end.set("link", _of_copy(end.attrib["link"], copy))
-                else:  # side by side, or Bullet would look at all pairs of copies
-                    ElementTree.SubElement(part, "origin", xyz=f"0 {copy * COPY_DISTANCE} 0")
             robot.append(part)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / urdf.name
@@ -379,7 +384,11 @@ class Body:
                 body_id, joint, p.VELOCITY_CONTROL, force=0, physicsClientId=client
             )
         for link in (-1, *joints):
-            self._touch_only_own_row(link)
+            shapes = p.getCollisionShapeData(body_id, link, client)
+            if any(shape[2] != p.GEOM_PLANE for shape in shapes):
+                self._touch_only_own_row(link)
+            else:
+                p.setCollisionFilterGroupMask(body_id, link, 0, 0, physicsClientId=client)
             # Every link is born with linear and angular damping 0.04.
             p.changeDynamics(
                 body_id,
@@ -403,8 +412,17 @@ class Body:
 
     def apply(self, joints: tuple[int, ...], efforts: Sequence[float]) -> None:
         """Set the forces (N) or torques (N·m) of joints for the next :meth:`World.step`."""
+        # Keywords would take twice as long. Of the five, Bullet uses only the third, the forces.
         p.setJointMotorControlArray(
-            self._id, joints, p.TORQUE_CONTROL, forces=efforts, physicsClientId=self._client
+            self._id,
+            joints,
+            p.TORQUE_CONTROL,
+            efforts,
+            efforts,
+            efforts,
+            efforts,
+            efforts,
+            self._client,
         )
 
     def joint_states(self, joints: tuple[int, ...]) -> list[float]:

@@ -39,6 +39,7 @@ from oracle import (
     slip,
 )
 
+from bullet_envs import assets
 from bullet_envs.balancing_plate import BalancingPlate
 from bullet_envs.cart_pole import CartPole
 from bullet_envs.world import World, p
@@ -599,6 +600,18 @@ def test_ball_and_plate_touch_as_their_files_say(plate_world):
     world, _ = plate_world
     assert dynamics(world, "balancing_plate", 1)[2] == (1, 0, 0, 0)
     assert dynamics(world, "ball", -1)[2] == (1, 0, 0, 0)
+
+
+def test_ball_falls_through_a_cart_pole():
+    """A link whose file has no collision shape touches nothing, whatever shape Bullet is given."""
+    world = World(100, 50)
+    world.load(assets.path("cart_pole.urdf"), fixed=True)
+    ball = world.load(assets.path("ball.urdf"), (0.0, 0.0, 2.0))
+    for _ in range(50):
+        world.step()
+    fallen = 2.0 - ball.base()[2]
+    world.close()
+    assert fallen == pytest.approx(GRAVITY / 2 * (1.0 + 0.01), rel=1e-9)  # semi-implicit Euler
 
 
 def test_world_settings():
