@@ -879,7 +879,7 @@ def test_bundled_agent_is_small(env_id, algo):
     assert card.stat().st_size + weights.stat().st_size <= 3_000_000
 
 
-@pytest.mark.parametrize("env_id, algo", [pair for pair in BUNDLED if pair[0] in PIXEL_IDS])
+@pytest.mark.parametrize("env_id, algo", BUNDLED)
 def test_every_seed_has_a_curve(env_id, algo):
     """Learning curves are kept for every seed, and begin before the training of the row ends."""
     curves = read_rows(matrix.CURVES_PATH)
