@@ -23,8 +23,14 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]
 
 
 def with_section(text: str, name: str, content: str) -> str:
-    """Return a document with the part between ``<!-- name -->`` and ``<!-- /name -->`` replaced."""
+    """Return a document with the part between ``<!-- name -->`` and ``<!-- /name -->`` replaced.
+
+    Raises:
+        ValueError: there is no such part.
+    """
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, _, rest = text.partition(begin)
+    if end not in rest:
+        raise ValueError(f"the document must have a part from {begin} to {end}")
     _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{content}\n{end}{after}" if end in rest else text
+    return f"{before}{begin}\n{content}\n{end}{after}"

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from statistics import quantiles
 from typing import Any
 
 import gymnasium as gym
@@ -52,13 +51,13 @@ class Contender:
         name: in the table.
         open: a context in which the loop can run.
         rows: environments that a step steps.
-        needs: the module without which it is skipped.
+        needs: the modules without which it is skipped.
     """
 
     name: str
     open: Callable[[], contextlib.AbstractContextManager[Loop]]
     rows: int = 1
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,9 @@ class Section:
         with contextlib.ExitStack() as stack:
             loops = {}
             for contender in self.contenders:
-                if contender.needs and importlib.util.find_spec(contender.needs) is None:
-                    skipped[contender.name] = f"{contender.needs} is not installed"
+                missing = [name for name in contender.needs if not importlib.util.find_spec(name)]
+                if missing:
+                    skipped[contender.name] = f"{', '.join(missing)} not installed"
                     continue
                 loops[contender.name] = (contender.rows, stack.enter_context(contender.open()))
             acts = {name: _acts(loop) for name, (_, loop) in loops.items()}
@@ -113,12 +113,13 @@ def main(
 
     Args:
         repeats: turns of each contender.
-        only: part of the titles of the sections to time.
-        json_path: where all figures go, for programs.
+        only: the title of the section to time, or part of the titles of several.
+        json_path: where all figures go, for programs, after each section.
         readme: a text whose section "bench" becomes the table of ratios.
 
     Raises:
-        ValueError: no title contains ``only``, or ``repeats`` is below 1.
+        ValueError: no title contains ``only``, ``repeats`` is below 1, or the readme has no such
+            section or would get a part of the table only.
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats} must be 1 or more")
@@ -127,10 +128,18 @@ def main(
         from .agents.races import races
 
         everything += races()
-    chosen = [section for section in everything if only in section.title]
+    chosen = [section for section in everything if section.title == only] or [
+        section for section in everything if only.lower() in section.title.lower()
+    ]
     if not chosen:
         titles = ", ".join(repr(section.title) for section in everything)
         raise ValueError(f"no section has {only!r} in its title; they are {titles}")
+    if readme is not None:
+        from .agents.tables import with_section
+
+        if only:
+            raise ValueError(f"--only {only!r} and --readme must not be combined")
+        with_section(readme.read_text(), "bench", "")  # refused before the time is spent
     results: dict[str, Any] = {
         "date": date.today().isoformat(),
         "machine": machine(),
@@ -138,14 +147,17 @@ def main(
         "sections": [],
     }
     print(f"{results['date']}, {results['machine']}, median of {repeats} turns\n")
+    _write(results, json_path)
     for section in chosen:
         results["sections"].append(section.run(repeats))
-    if json_path is not None:
-        json_path.write_text(json.dumps(results, indent=1) + "\n")
+        _write(results, json_path)
     if readme is not None:
-        from .agents.tables import with_section
-
         readme.write_text(with_section(readme.read_text(), "bench", summary(results)))
+
+
+def _write(results: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -168,7 +180,9 @@ def summary(results: dict[str, Any]) -> str:
         if rows:
             head = f"| {title}: ours | theirs | ours / theirs | quartiles |"
             lines += [head, "|---|---|---|---|", *rows, ""]
-    lines.append(f"{results['date']}, {results['machine']}, {results['repeats']} turns each.")
+    lines.append(
+        f"{results['date']}, {results['machine']}, {results['repeats']} turns each, trainings a turn for each seed."
+    )
     return "\n".join(lines)
 
 
@@ -209,28 +223,30 @@ def sections() -> list[Section]:
     """Return what is compared."""
     single = [
         Contender("CartPole-v1", _gym("CartPole-v1")),
-        Contender("MuJoCo InvertedPendulum-v5", _gym("InvertedPendulum-v5"), needs="mujoco"),
+        Contender("MuJoCo InvertedPendulum-v5", _gym("InvertedPendulum-v5"), needs=("mujoco",)),
         Contender(
             "InvertedPendulumBulletEnv-v0",
             _gym("InvertedPendulumBulletEnv-v0"),
-            needs="pybullet_envs_gymnasium",
+            needs=("pybullet_envs_gymnasium",),
         ),
-        Contender("panda-gym PandaReach-v3", _gym("PandaReach-v3"), needs="panda_gym"),
+        Contender("panda-gym PandaReach-v3", _gym("PandaReach-v3"), needs=("panda_gym",)),
     ]
     cameras = [
-        Contender("CartPole-v1 + AddRenderObservation", _seen("CartPole-v1"), needs="pygame"),
+        Contender(
+            "CartPole-v1 + AddRenderObservation", _seen("CartPole-v1"), needs=("pygame", "cv2")
+        ),
         Contender(
             "InvertedPendulumBulletEnv-v0 + AddRenderObservation",
             _seen("InvertedPendulumBulletEnv-v0"),
-            needs="pybullet_envs_gymnasium",
+            needs=("pybullet_envs_gymnasium", "cv2"),
         ),
     ]
     many = [
         Contender("CartPole-v1 vector entry point", _vector_entry("CartPole-v1", 64), 64),
         Contender(
-            "SyncVectorEnv InvertedPendulum-v5", _sync("InvertedPendulum-v5", 64), 64, "mujoco"
+            "SyncVectorEnv InvertedPendulum-v5", _sync("InvertedPendulum-v5", 64), 64, ("mujoco",)
         ),
-        Contender("EnvPool InvertedPendulum-v4, 2 threads", _envpool, 64, "envpool"),
+        Contender("EnvPool InvertedPendulum-v4, 2 threads", _envpool, 64, ("envpool",)),
     ]
     return [
         Section(
@@ -293,7 +309,7 @@ def _rows_section(env_id: str, rows: int) -> Section:
                 f"SB3 SubprocVecEnv of {rows}",
                 functools.partial(_subproc, env_id, rows),
                 rows,
-                "stable_baselines3",
+                ("stable_baselines3",),
             ),
         ]
     ratios = [Ratio(ways[0].name, way.name) for way in ways[1:]]
@@ -330,7 +346,7 @@ def _seconds_per_act(loop: Loop, acts: int) -> float:
 
 def spread(values: list[float]) -> dict[str, float]:
     """Return the median and the quartiles."""
-    low, middle, high = quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     return {"low": low, "median": middle, "high": high}
 
 

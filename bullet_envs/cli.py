@@ -104,11 +104,15 @@ def _build_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_demo)
 
     command = commands.add_parser("bench", help="time environments and agents beside their peers")
-    command.add_argument("--repeats", type=int, default=11, help="turns of each contender")
-    command.add_argument("--only", default="", metavar="WORDS", help="part of a section's title")
+    command.add_argument("--repeats", type=int, default=7, help="turns of each contender (7)")
+    command.add_argument(
+        "--only", default="", metavar="WORDS", help="a section's title, or part of several"
+    )
     command.add_argument("--json", type=Path, help="a file for all figures")
     command.add_argument("--readme", type=Path, help="a text whose section 'bench' to rewrite")
-    command.add_argument("--profile", action="store_true", help="where a step's time goes instead")
+    command.add_argument(
+        "--profile", action="store_true", help="show where a step's time goes, and nothing else"
+    )
     command.set_defaults(command=_bench)
     return parser
 

@@ -5,7 +5,7 @@ import inspect
 import math
 import operator
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -246,23 +246,32 @@ class BulletCartPoleEnv(BulletEnv):  # noqa: D101
     __doc__ = CartPole.__doc__
 
     def __init__(self, render_mode: str | None = None, **keywords: Any) -> None:
-        super().__init__(*problem(CartPole, **keywords), render_mode)
+        super().__init__(*problem(CartPole, ("render_mode",), **keywords), render_mode)
 
 
 class BalancingPlateEnv(BulletEnv):  # noqa: D101
     __doc__ = BalancingPlate.__doc__
 
     def __init__(self, render_mode: str | None = None, **keywords: Any) -> None:
-        super().__init__(*problem(BalancingPlate, **keywords), render_mode)
+        super().__init__(*problem(BalancingPlate, ("render_mode",), **keywords), render_mode)
 
 
-def problem(kind: type[Task], observer: str = "state", **keywords: Any) -> tuple[Task, Observer]:
-    """Return the task and the observer that the keywords of an environment ask for."""
+def problem(
+    kind: type[Task], others: Sequence[str], observer: str = "state", **keywords: Any
+) -> tuple[Task, Observer]:
+    """Return the task and the observer that the keywords of an environment ask for.
+
+    Args:
+        kind: of task.
+        others: keywords that the environment has beside these, for the error that lists them.
+        observer: what the agent is shown, one of ``OBSERVERS``.
+        keywords: of the task and the observer.
+    """
     if observer not in OBSERVERS:
         raise ValueError(f"observer={observer!r} must be one of {', '.join(OBSERVERS)}")
     of_task = [field.name for field in dataclasses.fields(kind)]
     of_pixels = list(inspect.signature(PixelObserver).parameters)[1:]
-    legal = ["observer", *of_task, *(of_pixels if observer == "pixels" else [])]
+    legal = [*others, "observer", *of_task, *(of_pixels if observer == "pixels" else [])]
     if unknown := [name for name in keywords if name not in legal]:
         raise TypeError(f"unknown keyword {', '.join(unknown)}; legal: {', '.join(legal)}")
     task = kind(**{name: keywords.pop(name) for name in of_task if name in keywords})

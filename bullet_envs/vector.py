@@ -25,6 +25,7 @@ from .task import Scene, State, Task, require
 from .world import World
 
 MAX_ROWS = 4096
+KEYWORDS = ("num_envs", "max_episode_steps", "autoreset_mode", "render_mode")
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +38,7 @@ def require_disabled(envs: VectorEnv[Any, Any, Any], user: str) -> None:
     """
     mode = envs.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.DISABLED:
-        raise ValueError(f"autoreset_mode={mode} must be AutoresetMode.DISABLED for {user}")
+        raise ValueError(f"{user} needs a batch with autoreset_mode='Disabled', not {mode}")
 
 
 class BulletVectorEnv(VectorEnv[Array, Array, Array]):
@@ -370,7 +371,8 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             return [int(seed) + row for row in range(self.num_envs)]
         if isinstance(seed, str) or not isinstance(seed, Sequence | np.ndarray):
             raise TypeError(f"seed={seed!r} must be None, a whole number or one for each row")
-        seeds = list(seed)
+        # Gymnasium refuses NumPy's whole numbers.
+        seeds = [int(one) if isinstance(one, np.integer) else one for one in seed]
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed has {len(seeds)} entries and must have {self.num_envs}")
         return seeds
@@ -396,25 +398,29 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _wanted(self, actions: Any) -> Array:
         """Return the force or torques that each row's action asks for, a row each."""
-        space = self.action_space
+        whole, legal = not self.task.continuous, self._legal_actions
         try:
             array = np.asarray(actions)
         except ValueError:
-            raise ValueError(f"actions {actions!r} must have shape {space.shape}") from None
-        whole, legal = not self.task.continuous, self._legal_actions
+            raise ValueError(f"actions of different lengths must be {legal}") from None
         if array.dtype.kind not in ("iu" if whole else "fiu"):
-            raise TypeError(f"actions {actions!r} must be {legal}")
-        if array.shape != space.shape:
-            raise ValueError(f"actions {actions!r} must be {legal}")
+            raise TypeError(f"actions of dtype {array.dtype} must be {legal}")
+        if array.shape != self.action_space.shape:
+            raise ValueError(f"actions of shape {array.shape} must be {legal}")
         if whole:
-            if ((array < 0) | (array >= len(self._efforts))).any():
-                raise ValueError(f"actions {actions!r} must be {legal}")
+            self._refuse((array < 0) | (array >= len(self._efforts)), array)
             asked: Array = self._efforts[array]
             return asked
-        if not np.isfinite(array).all():
-            raise ValueError(f"actions {actions!r} must be {legal}")
+        self._refuse(~np.isfinite(array).all(axis=1), array)
         scaled = self.task.greatest_effort * np.clip(array.astype(np.float64), -1.0, 1.0)
         return scaled
+
+    def _refuse(self, wrong: Array, actions: Array) -> None:
+        """Refuse the actions of some rows, and name the first of these."""
+        if wrong.any():
+            row = int(wrong.argmax())
+            action = actions[row].tolist()
+            raise ValueError(f"actions[{row}]={action!r} must be {self._legal_actions}")
 
     def _require_running(self, call: str) -> None:
         if self.closed:
@@ -434,7 +440,7 @@ class BulletCartPoleVectorEnv(BulletVectorEnv):
         render_mode: str | None = None,
         **keywords: Any,
     ) -> None:
-        task, observer = problem(CartPole, **keywords)
+        task, observer = problem(CartPole, KEYWORDS, **keywords)
         super().__init__(task, observer, num_envs, max_episode_steps, autoreset_mode, render_mode)
 
 
@@ -449,5 +455,5 @@ class BalancingPlateVectorEnv(BulletVectorEnv):
         render_mode: str | None = None,
         **keywords: Any,
     ) -> None:
-        task, observer = problem(BalancingPlate, **keywords)
+        task, observer = problem(BalancingPlate, KEYWORDS, **keywords)
         super().__init__(task, observer, num_envs, max_episode_steps, autoreset_mode, render_mode)

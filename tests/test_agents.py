@@ -967,9 +967,10 @@ def test_section_of_a_document():
 @pytest.mark.parametrize(
     "text", ["", "text", "<!-- b -->x<!-- /b -->", "<!-- a -->", "<!-- a -->\ntext", "<!-- /a -->"]
 )
-def test_a_document_without_the_section_stays_as_it_is(text):
-    """Nothing is lost of a document that lacks the marks, or one of them."""
-    assert with_section(text, "a", "new") == text
+def test_a_document_without_the_section_is_refused(text):
+    """One that lacks the marks, or one of them."""
+    with pytest.raises(ValueError, match="a part from <!-- a --> to <!-- /a -->"):
+        with_section(text, "a", "new")
 
 
 @pytest.mark.slow

@@ -109,21 +109,28 @@ def test_a_peer_that_is_missing_is_named(clock, capsys):
     """It is skipped with its reason, and so are its ratios."""
     contenders = [
         contender(clock, "ours", 0.01),
-        contender(clock, "theirs", 0.02, needs="no_such_peer"),
+        contender(clock, "theirs", 0.02, needs=("json", "no_such_peer")),
     ]
     result = Section("a race", contenders, [Ratio("ours", "theirs")]).run(1)
-    assert result["skipped"] == {"theirs": "no_such_peer is not installed"}
+    assert result["skipped"] == {"theirs": "no_such_peer not installed"}
     assert result["ratios"] == []
-    assert "| theirs | skipped: no_such_peer is not installed | |" in capsys.readouterr().out
+    assert "| theirs | skipped: no_such_peer not installed | |" in capsys.readouterr().out
 
 
-def test_the_command_writes_what_it_measured(tmp_path, capsys):
+@pytest.fixture
+def one_real_section(monkeypatch):
+    """A bench of one of its real sections."""
+    (section,) = [s for s in bench.sections() if s.title == "BulletCartPole-v0 with num_envs=16"]
+    monkeypatch.setattr(bench, "sections", lambda: [section])
+    monkeypatch.setattr(races, "races", list)
+
+
+def test_the_command_writes_what_it_measured(tmp_path, capsys, one_real_section):
     """One section of the real bench, as table, JSON and part of a README."""
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- bench -->\n<!-- /bench -->\nafter\n")
-    words = ["bench", "--repeats", "1", "--only", "BulletCartPole-v0 with num_envs=16"]
     files = ["--json", str(tmp_path / "bench.json"), "--readme", str(readme)]
-    assert main([*words, *files]) == 0
+    assert main(["bench", "--repeats", "1", *files]) == 0
     results = json.loads((tmp_path / "bench.json").read_text())
     (section,) = results["sections"]
     assert section["title"] == "BulletCartPole-v0 with num_envs=16"
@@ -139,12 +146,48 @@ def test_the_command_writes_what_it_measured(tmp_path, capsys):
     [
         (["--only", "spaceships"], "'spaceships'"),
         (["--repeats", "0"], "repeats=0 must be 1 or more"),
+        (["--json", "/no/such/folder/x.json"], "/no/such/folder/x.json"),
+        (["--readme", "/no/such/README.md"], "/no/such/README.md"),
+        (["--readme", "LICENSE"], "<!-- bench -->"),
+        (["--readme", "README.md", "--only", "batches"], "--only 'batches' and --readme"),
     ],
 )
-def test_bad_options_are_refused(words, message, capsys):
+def test_bad_options_are_refused(words, message, capsys, monkeypatch):
+    """Before anything is timed."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Section, "run", lambda *_: pytest.fail("timed"))
     with pytest.raises(SystemExit, match="2"):
         main(["bench", *words])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, titles",
+    [
+        ("one environment", ["one environment"]),
+        ("Environment", ["one environment", "one environment, pictures"]),
+    ],
+)
+def test_only_some_sections(words, titles, monkeypatch):
+    """A whole title chooses one section, a part of titles all that have it."""
+    timed = []
+    monkeypatch.setattr(Section, "run", lambda section, _: timed.append(section.title))
+    assert main(["bench", "--only", words]) == 0
+    assert timed == titles
+
+
+def test_what_was_measured_before_ctrl_c_is_kept(tmp_path, monkeypatch):
+    """The JSON has the sections that were whole."""
+    finished = {"title": "one environment"}
+
+    def run(section, repeats):
+        if section.title != "one environment":
+            raise KeyboardInterrupt
+        return finished
+
+    monkeypatch.setattr(Section, "run", run)
+    assert main(["bench", "--json", str(tmp_path / "bench.json")]) == 130
+    assert json.loads((tmp_path / "bench.json").read_text())["sections"] == [finished]
 
 
 def test_the_readme_shows_the_committed_run():
