@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import json
+import os
 import platform
 import pstats
 import time
@@ -33,7 +34,7 @@ p = world.p  # type: ignore[attr-defined]  # imported there without its banner
 
 CART_POLE, PLATE, CART_POLE_PIXELS, PLATE_PIXELS = ENV_IDS
 STATE_IDS = (CART_POLE, PLATE)
-BURST = 25  # actions of a single robot between resets; fewer than any episode lasts
+BURST = 25  # actions of a single robot between resets; by turns, they end no episode
 TURN = 0.15  # seconds of a contender's turn
 ROWS = (1, 16, 64, 256)
 MOST_CLIENTS = 64  # processes, or environments with a picture each: 256 of these take 15 GB
@@ -180,9 +181,8 @@ def summary(results: dict[str, Any]) -> str:
         if rows:
             head = f"| {title}: ours | theirs | ours / theirs | quartiles |"
             lines += [head, "|---|---|---|---|", *rows, ""]
-    lines.append(
-        f"{results['date']}, {results['machine']}, {results['repeats']} turns each, trainings a turn for each seed."
-    )
+    turns = f"{results['repeats']} turns each, trainings a turn for each seed"
+    lines.append(f"{results['date']}, {results['machine']}, {turns}.")
     return "\n".join(lines)
 
 
@@ -206,8 +206,6 @@ def machine() -> str:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))
 
 

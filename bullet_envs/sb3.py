@@ -42,16 +42,14 @@ class GymnasiumVecEnv(VecEnv):
         Raises:
             ValueError: rows were given different options.
         """
-        seeds, options = self._seeds, self._options
+        options = self._options[0]
+        if any(other != options for other in self._options):
+            raise ValueError(f"options {self._options!r} must be the same for all rows")
+        seeds = None if self._seeds == [None] * self.num_envs else self._seeds
+        observations: npt.NDArray[Any]
+        observations, _ = self.envs.reset(seed=seeds, options=options or None)  # type: ignore[arg-type]
         self._reset_seeds()
         self._reset_options()
-        if any(other != options[0] for other in options):
-            raise ValueError(f"options {options!r} must be the same for all rows")
-        observations: npt.NDArray[Any]
-        observations, _ = self.envs.reset(
-            seed=None if seeds == [None] * self.num_envs else seeds,  # type: ignore[arg-type]
-            options=options[0] or None,
-        )
         return observations
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:

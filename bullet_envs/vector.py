@@ -49,12 +49,14 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         observer: what the agent is shown of its states.
         num_envs: rows, 1 to 4096.
         max_episode_steps: actions after which an episode is cut off; None or -1 never cuts.
+            ``gym.make_vec`` passes the limit of the id unless it is told another.
         autoreset_mode: what follows the end of an episode, a
             :class:`gymnasium.vector.AutoresetMode`. ``NEXT_STEP``: the next step ignores the row's
-            action and begins the next episode. ``SAME_STEP``: so does the same step, and
-            ``final_obs`` in the info is the last observation. ``DISABLED``: the row stays as it
-            is, with reward 0 and its flags, until ``reset(options={"reset_mask": ...})``; a
-            ``SyncVectorEnv`` refuses to step it.
+            action and begins the next episode. ``SAME_STEP``: the step that ends an episode also
+            begins the next; ``final_obs`` and ``final_info`` in the info, each with a mask of the
+            rows that ended, are of the last. ``DISABLED``: the row stays as it is, with reward 0
+            and its flags, until ``reset(options={"reset_mask": ...})``; a ``SyncVectorEnv``
+            refuses to step it.
         render_mode: ``"rgb_array"`` for pictures or None.
 
     Raises:
@@ -110,6 +112,8 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         self._latest: Array = np.zeros(
             self.observation_space.shape or (), self.single_observation_space.dtype
         )
+        # Generators that have drawn in the present call, and their states before.
+        self._drawn: list[tuple[Any, Any]] = []
         self._elapsed = np.zeros(self.num_envs, np.int64)
         self._ended = np.zeros(self.num_envs, np.bool_)
 
@@ -179,20 +183,11 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         waits = self.autoreset_mode is AutoresetMode.DISABLED
         before = self._states
         self._elapsed += ~self._ended
-        if waits:
-            efforts[ended] = 0.0
-        starts = (
-            {row: self.task.draw_start(self._generators[row][0]) for row in ended.tolist()}
-            if begins
-            else {}
-        )
+        starts = {row: self._draw(row) for row in ended.tolist()} if begins else {}
         self._states = self._advance(efforts, starts)
-        reward, terminated = self.task.outcome(tuple(self._states.T))
-        if waits and terminated.any():  # or robots that wait would fall without end
-            self._place({row: self.task.rest() for row in np.flatnonzero(terminated).tolist()})
-        if waits and len(ended):
+        if waits:
             self._states[ended] = before[ended]  # type: ignore[index]
-            terminated = self.task.failed(tuple(self._states.T))
+        reward, terminated = self.task.outcome(tuple(self._states.T))
         rewards = np.full(self.num_envs, reward)
         truncated = np.zeros(self.num_envs, np.bool_)
         if self._time_limit is not None:
@@ -273,7 +268,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         columns: list[float] = []
         for world, scene, rows in self._worlds:
             if waits and self._ended[rows].all():
-                columns += (rows.stop - rows.start) * list(self.task.rest())
+                columns += self._states[rows].ravel().tolist()
                 continue
             scene.act(forces[rows.start * axes : rows.stop * axes])
             world.step()
@@ -289,7 +284,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             self._build()
             others = set(range(self.num_envs)) - set(rows)
             self._place({row: self._states[row].tolist() for row in others})
-        starts = {row: start or self.task.draw_start(self._generators[row][0]) for row in rows}
+        starts = {row: start or self._draw(row) for row in rows}
         present = self._states.copy()
         for _, scene, block in self._worlds:
             if self._place_in(scene, block, starts):
@@ -297,6 +292,12 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         self._states[rows] = present[rows]
         self._elapsed[rows] = 0
         self._ended[rows] = False
+
+    def _draw(self, row: int) -> State:
+        """Draw a row's first state."""
+        generator = self._generators[row][0]
+        self._drawn.append((generator.bit_generator, generator.bit_generator.state))
+        return self.task.draw_start(generator)
 
     def _place(self, states: Mapping[int, State]) -> None:
         """Teleport some rows to states."""
@@ -325,11 +326,14 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         """Leave all as it was before if Ctrl-C or an error ends what is done inside."""
         states = None if self._states is None else self._states.copy()
         elapsed, ended, generators = self._elapsed.copy(), self._ended.copy(), [*self._generators]
+        latest, self._drawn = self._latest, []
         try:
             yield
         except BaseException:
             self._states, self._elapsed, self._ended = states, elapsed, ended
-            self._generators = generators
+            self._latest, self._generators = latest, generators
+            for bits, state in reversed(self._drawn):
+                bits.state = state
             self._discard_engine()
             raise
 
@@ -359,6 +363,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
     def _observe(self, rows: Any) -> Array:
         """Look at some rows and return a new array of all observations."""
         states = self._states[rows]  # type: ignore[index]
+        self._latest = self._latest.copy()
         if len(states):
             self._latest[rows] = self.observer.observe_rows(states)
         observations: Array = self._latest.copy()
@@ -367,15 +372,24 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
     def _seeds(self, seed: Any) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
+        if isinstance(seed, np.ndarray):
+            seed = seed.tolist()
         if isinstance(seed, int | np.integer):
-            return [int(seed) + row for row in range(self.num_envs)]
-        if isinstance(seed, str) or not isinstance(seed, Sequence | np.ndarray):
+            return [self._seed(seed, "seed") + row for row in range(self.num_envs)]
+        if isinstance(seed, str | bytes) or not isinstance(seed, Sequence):
             raise TypeError(f"seed={seed!r} must be None, a whole number or one for each row")
-        # Gymnasium refuses NumPy's whole numbers.
-        seeds = [int(one) if isinstance(one, np.integer) else one for one in seed]
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed has {len(seeds)} entries and must have {self.num_envs}")
-        return seeds
+        if len(seed) != self.num_envs:
+            raise ValueError(f"seed has {len(seed)} entries and must have {self.num_envs}")
+        return [one if one is None else self._seed(one, f"seed[{i}]") for i, one in enumerate(seed)]
+
+    @staticmethod
+    def _seed(seed: Any, name: str) -> int:
+        legal = f"{name}={seed!r} must be a whole number from 0"
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            raise TypeError(legal)
+        if seed < 0:
+            raise ValueError(legal)
+        return int(seed)
 
     def _chosen(self, options: Any) -> tuple[list[int], State | None]:
         """Return the rows to begin, and the state to begin from if one is given."""
@@ -409,15 +423,14 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             raise ValueError(f"actions of shape {array.shape} must be {legal}")
         if whole:
             self._refuse((array < 0) | (array >= len(self._efforts)), array)
-            asked: Array = self._efforts[array]
-            return asked
+            return self._efforts.take(array, axis=0)
         self._refuse(~np.isfinite(array).all(axis=1), array)
         scaled = self.task.greatest_effort * np.clip(array.astype(np.float64), -1.0, 1.0)
         return scaled
 
     def _refuse(self, wrong: Array, actions: Array) -> None:
         """Refuse the actions of some rows, and name the first of these."""
-        if wrong.any():
+        if np.count_nonzero(wrong):  # faster than any
             row = int(wrong.argmax())
             action = actions[row].tolist()
             raise ValueError(f"actions[{row}]={action!r} must be {self._legal_actions}")

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import importlib.util
 import math
+import operator
 import os
 import subprocess
 import sys
@@ -55,6 +56,7 @@ with _silenced():
 GRAVITY = 9.8  # m/s^2, as in Gymnasium's CartPole
 MAX_SPEED = 100.0  # m/s or rad/s: Bullet clamps the speed of every joint and body here
 MAX_PHYSICS_HZ = 1000
+_POSITION, _SPEED = operator.itemgetter(0), operator.itemgetter(1)  # of what getJointStates returns
 LIGHT: dict[str, Any] = {
     "lightColor": (1.0, 1.0, 1.0),
     "lightDistance": 2.0,
@@ -432,7 +434,7 @@ class Body:
             (first, first_speed, _, _), (second, second_speed, _, _) = states
             return [first, first_speed, second, second_speed]
         numbers = [0.0] * (2 * len(states))
-        numbers[::2], numbers[1::2], _, _ = zip(*states, strict=True)
+        numbers[::2], numbers[1::2] = map(_POSITION, states), map(_SPEED, states)
         return numbers
 
     def place_joints(

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from bullet_envs import ENV_IDS, world
 from bullet_envs.agents.controllers import LQR
-from bullet_envs.agents.wrappers import VectorActionRepeat, VectorFrameStack
+from bullet_envs.agents.wrappers import ActionRepeat, VectorActionRepeat, VectorFrameStack
 from bullet_envs.sb3 import GymnasiumVecEnv
 from bullet_envs.vector import MAX_ROWS
 
@@ -42,6 +42,17 @@ def states_of(envs):
     if isinstance(envs, SyncVectorEnv):
         return np.array([list(env.unwrapped.state().values()) for env in envs.envs])
     return np.stack(list(envs.state().values()), axis=1)
+
+
+def assert_same_step(mine, theirs):
+    """Compare what two steps returned, to the bit."""
+    for a, b in zip(mine[:4], theirs[:4], strict=True):
+        assert a.dtype == b.dtype and np.array_equal(a, b)
+    assert mine[4].keys() == theirs[4].keys()
+    if "final_obs" in mine[4]:
+        assert np.array_equal(mine[4]["_final_obs"], theirs[4]["_final_obs"])
+        for row in np.flatnonzero(mine[4]["_final_obs"]):
+            assert np.array_equal(mine[4]["final_obs"][row], theirs[4]["final_obs"][row])
 
 
 def compare(batch, singles, steps, seed=0):
@@ -270,8 +281,9 @@ def test_returned_arrays_are_fresh(make_batch):
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda envs: pickle.loads(pickle.dumps(envs))])
 @pytest.mark.parametrize("env_id", ENV_IDS)
 def test_copy_goes_on(make_batch, env_id, copier):
-    envs = make_batch(env_id, 3, max_episode_steps=12)
+    envs = make_batch(env_id, 3, max_episode_steps=12, render_mode="rgb_array")
     envs.reset(seed=0)
+    envs.render()
     actions = np.ones(3, np.int64)
     for _ in range(5):
         envs.step(actions)
@@ -280,6 +292,8 @@ def test_copy_goes_on(make_batch, env_id, copier):
         mine, theirs = envs.step(actions), twin.step(actions)
         assert np.abs(mine[0].astype(float) - theirs[0]).max() <= COPY_TOLERANCE
         assert all(np.array_equal(a, b) for a, b in zip(mine[1:4], theirs[1:4], strict=True))
+    envs.close()
+    assert len(twin.render()) == 3
     twin.close()
 
 
@@ -307,8 +321,9 @@ def test_ctrl_c_loses_nothing(make_batch, monkeypatch):
     assert envs.step(actions)[0].tobytes() == undisturbed.step(actions)[0].tobytes()
 
 
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 @pytest.mark.parametrize(("verb", "when"), [("load", 2), ("step", 35), ("place_joints", 2)])
-def test_ctrl_c_anywhere_loses_nothing(make_batch, monkeypatch, verb, when):
+def test_ctrl_c_anywhere_loses_nothing(make_batch, monkeypatch, verb, when, mode):
     """Interrupted while building, stepping or beginning episodes, all is as before."""
     owner = world.Body if verb == "place_joints" else world.World
     original, calls = getattr(owner, verb), []
@@ -319,7 +334,7 @@ def test_ctrl_c_anywhere_loses_nothing(make_batch, monkeypatch, verb, when):
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    kwargs = {"max_episode_steps": 7, "autoreset_mode": "SameStep"}
+    kwargs = {"max_episode_steps": 7, "autoreset_mode": mode}
     envs, undisturbed = (make_batch("BulletCartPole-v0", 40, **kwargs) for _ in range(2))
     actions = np.ones(40, np.int64)
     undisturbed.reset(seed=0)
@@ -336,19 +351,80 @@ def test_ctrl_c_anywhere_loses_nothing(make_batch, monkeypatch, verb, when):
     for _ in range(6):
         envs.step(actions)
         undisturbed.step(actions)
-    before = states_of(envs)
+    done = 0
     monkeypatch.setattr(owner, verb, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        for _ in range(35):
+        while True:
             before = states_of(envs)
             envs.step(actions)
+            done += 1
     monkeypatch.undo()
     assert np.array_equal(states_of(envs), before)
-    if verb == "place_joints":  # in the step that ends all episodes
-        mine, theirs = envs.step(actions), undisturbed.step(actions)
-        assert mine[4]["_final_obs"].all() and theirs[4]["_final_obs"].all()
-        for a, b in zip(mine[4]["final_obs"], theirs[4]["final_obs"], strict=True):
-            assert np.array_equal(a, b)
+    for _ in range(done):
+        undisturbed.step(actions)
+    for _ in range(20):  # through ends and beginnings
+        assert_same_step(envs.step(actions), undisturbed.step(actions))
+
+
+def test_ctrl_c_in_a_reset_keeps_the_generators(make_batch, monkeypatch):
+    """A seed of an interrupted reset decides nothing."""
+    envs, undisturbed = (make_batch("BulletCartPole-v0", 4) for _ in range(2))
+    for batch in (envs, undisturbed):
+        batch.reset(seed=0)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for seed in (5, None):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(world.Body, "place_joints", interrupted)
+            envs.reset(seed=seed)
+    assert envs.np_random_seed == (0, 1, 2, 3)
+    assert np.array_equal(envs.reset()[0], undisturbed.reset()[0])
+
+
+@pytest.mark.parametrize("limit", [-1, None])
+def test_no_time_limit(make_batch, limit):
+    """A pole that stands still is never cut off."""
+    envs = make_batch("BulletCartPole-v0", 1, max_episode_steps=limit, continuous=True)
+    envs.reset(options={"state": {}})
+    for _ in range(510):
+        _, _, terminated, truncated, _ = envs.step(np.zeros((1, 1)))
+        assert not terminated and not truncated
+
+
+def test_ctrl_c_leaves_no_observation_behind(make_batch, monkeypatch):
+    """After an interrupted step the rows that a reset leaves alone are seen where they are."""
+    envs = make_batch("BulletCartPole-v0", 4, max_episode_steps=3, autoreset_mode="SameStep")
+    envs.reset(seed=0)
+    for _ in range(2):
+        envs.step(np.ones(4, np.int64))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(envs.unwrapped, "_renew", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        envs.step(np.ones(4, np.int64))
+    observations, _ = envs.reset(options={"reset_mask": np.array([True, False, False, False])})
+    assert np.array_equal(observations, states_of(envs).astype(np.float32))
+
+
+@pytest.mark.parametrize("env_id", ENV_IDS[:2])
+def test_partial_reset_of_a_copy(make_batch, env_id):
+    """Its engine is built by that reset, and the other rows are where they were."""
+    envs = make_batch(env_id, 3, autoreset_mode="Disabled")
+    envs.reset(seed=0)
+    actions = np.ones(3, np.int64)
+    for _ in range(5):
+        envs.step(actions)
+    twin = copy.deepcopy(envs)
+    for batch in (envs, twin):
+        batch.reset(options={"reset_mask": np.array([False, True, False])})
+    for _ in range(3):
+        mine, theirs = envs.step(actions), twin.step(actions)
+        assert np.abs(mine[0] - theirs[0]).max() <= 10 * COPY_TOLERANCE
+    twin.close()
 
 
 @pytest.mark.parametrize("env_id", ENV_IDS)
@@ -459,8 +535,10 @@ def test_bad_continuous_actions(make_batch, bad):
         ({"options": {"reset_mask": np.ones(2, bool)}}, ValueError, "3 bools"),
         ({"options": {"state": {"y": 1}}}, ValueError, "state has no"),
         ({"options": {"state": {"x": 99}}}, ValueError, "ended"),
-        ({"seed": -1}, Exception, "-1"),
-        ({"seed": [50, -1, 2]}, Exception, "-1"),
+        ({"seed": -1}, ValueError, "seed=-1 must be a whole number from 0"),
+        ({"seed": [50, -1, 2]}, ValueError, r"seed\[1\]=-1 must be a whole number from 0"),
+        ({"seed": [50, 1.5, 2]}, TypeError, r"seed\[1\]=1.5 must be a whole number from 0"),
+        ({"seed": True}, TypeError, "seed=True must be"),
         ({"seed": 2.0}, TypeError, "seed=2.0 must be"),
         ({"seed": "012"}, TypeError, "seed='012' must be"),
     ],
@@ -557,7 +635,10 @@ def test_sb3_options_and_pictures(make_batch):
     )
     envs.set_options({"state": {"x": 0.5}})
     assert (envs.reset()[:, 0] == 0.5).all()
-    assert (np.abs(envs.reset()[:, 0]) < 0.1).all()
+    envs.seed(0)
+    first = envs.reset()
+    assert (np.abs(first[:, 0]) < 0.1).all()
+    assert not np.array_equal(envs.reset(), first)
     assert envs.render().shape == (720, 960, 3)
     envs.set_options([{}, {}, {}, {"state": {"x": 0.5}}])
     with pytest.raises(ValueError, match="same for all rows"):
@@ -565,8 +646,35 @@ def test_sb3_options_and_pictures(make_batch):
 
 
 def test_sb3_adapter_refuses_other_modes(make_batch):
-    with pytest.raises(ValueError, match="'Disabled', not AutoresetMode.NEXT_STEP"):
+    with pytest.raises(ValueError, match="'Disabled', not AutoresetMode"):
         GymnasiumVecEnv(make_batch("BulletCartPole-v0", 2))
+
+
+def test_action_repeat_of_a_batch_equals_that_of_singles(make_batch):
+    """The sum of the rewards until an end, and the last observation."""
+    batch = VectorActionRepeat(make_batch("BulletCartPole-v0", 4, autoreset_mode="Disabled"), 3)
+    singles = [ActionRepeat(gym.make("BulletCartPole-v0"), 3) for _ in range(4)]
+    batch.reset(seed=0)
+    for row, single in enumerate(singles):
+        single.reset(seed=row)
+    batch.action_space.seed(0)
+    totals = set()
+    for _ in range(60):
+        actions = batch.action_space.sample()
+        mine = batch.step(actions)
+        ended = mine[2] | mine[3]
+        for row, single in enumerate(singles):
+            theirs = single.step(actions[row])
+            assert np.array_equal(mine[0][row], theirs[0])
+            assert [column[row] for column in mine[1:4]] == list(theirs[1:4])
+            totals.add(theirs[1])
+            if ended[row]:
+                single.reset()
+        if ended.any():
+            batch.reset(options={"reset_mask": ended})
+    for single in singles:
+        single.close()
+    assert totals == {1.0, 2.0, 3.0}
 
 
 @pytest.mark.parametrize("wrapper", [VectorActionRepeat, VectorFrameStack])
