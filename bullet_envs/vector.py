@@ -178,7 +178,7 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             return self._step(efforts)
 
     def _step(self, efforts: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        ended = np.flatnonzero(self._ended)
+        (ended,) = self._ended.nonzero()
         begins = self.autoreset_mode is AutoresetMode.NEXT_STEP
         waits = self.autoreset_mode is AutoresetMode.DISABLED
         before = self._states

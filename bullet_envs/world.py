@@ -140,7 +140,7 @@ class World:
         row: int = 0,
         copies: int = 1,
     ) -> "Body":
-        """Load a URDF and return its body, free of Bullet's default motors and damping.
+        """Load a URDF and return its body, free of joint limits and Bullet's motors and damping.
 
         Only bodies of the same row can touch, and no links of the same body. A link whose file
         has no collision shape touches nothing.
@@ -221,6 +221,7 @@ def _prepared(urdf: Path, copies: int) -> Iterator[Path]:
     All but the base, the first link, is there several times. Bullet keeps a box around every link
     and moves it in a search tree. A link that touches nothing is therefore given a shape that is
     everywhere, whose box never moves. One without looks would be drawn in this shape and gets none.
+    Limits of joints are left out: no episode ends at one, and Bullet would sort them in each step.
     """
     robot = ElementTree.parse(urdf).getroot()
     base, *links = robot.findall("link")
@@ -230,6 +231,8 @@ def _prepared(urdf: Path, copies: int) -> Iterator[Path]:
             everywhere = ElementTree.SubElement(link, "collision")
             geometry = ElementTree.SubElement(everywhere, "geometry")
             ElementTree.SubElement(geometry, "plane", normal="0 0 1")
+    for limit in robot.iter("limit"):
+        limit.attrib = {}
     for copy in range(1, copies):
         for original in (*links, *joints):
             part = deepcopy(original)

@@ -510,12 +510,12 @@ def plate_world():
 
 
 def test_nothing_damps_the_cart(cart_pole_world):
-    """A cart under a hanging pole keeps its speed for 10 s: no damping, drag or motor."""
+    """A cart under a hanging pole keeps its speed for 10 s: no damping, drag, motor or stop."""
     world, scene = cart_pole_world
-    scene.place({0: (-10.0, 2.0, math.pi, 0.0)})
+    scene.place({0: (10.0, 2.0, math.pi, 0.0)})
     for _ in range(500):
         world.step()
-    assert scene.read() == pytest.approx((10.0, 2.0, math.pi, 0.0), abs=1e-9)
+    assert scene.read() == pytest.approx((30.0, 2.0, math.pi, 0.0), abs=1e-9)
 
 
 def test_nothing_damps_the_plate_or_a_flying_ball(plate_world):
