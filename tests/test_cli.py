@@ -111,7 +111,7 @@ WRONG = {
     f"{EVALUATE} --env-kwargs render_mode:human": "render_mode",
     f"{TRAIN} -params frame_stack:0": "frame_stack=0 must lie from 1 to 64",
     f"{TRAIN} -params action_repeat:65": "action_repeat=65 must lie from 1 to 64",
-    f"{TRAIN} --env-kwargs size:64": "unknown keyword size; legal: render_mode, observer, physics_hz",
+    f"{TRAIN} --env-kwargs size:64": "unknown keyword size; legal: render_mode, observer, ",
     f"{TRAIN_ON_PIXELS} --env-kwargs size:15": "size=15 must be a whole number from 16 to 512",
     f"{TRAIN_ON_PIXELS} --env-kwargs size:16": "20 x 20 pixels or more, not 16 x 16",
     f"{TRAIN_ON_PIXELS} --env-kwargs renderer:x": "renderer='x' must be one of tiny, egl",
