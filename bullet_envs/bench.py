@@ -517,28 +517,32 @@ def _bare_loop(env_id: str, engine: world.World, start: dict[str, float]) -> Loo
 
     Arguments go by keyword, as PyBullet's examples have them.
     """
-    client, two_joints = engine.client, (0, 1)
+    client = engine.client
     if env_id == "BulletCartPole-v0":
-        robot = _load(engine, "cart_pole.urdf")
+        robot, joints = _load(engine, "cart_pole.urdf", "slider", "hinge")
+        slider, hinge = joints
 
         def begin() -> None:
-            p.resetJointState(robot, 0, start["x"], start["x_dot"], client)
-            p.resetJointState(robot, 1, start["theta"], start["theta_dot"], client)
+            p.resetJointState(robot, slider, start["x"], start["x_dot"], client)
+            p.resetJointState(robot, hinge, start["theta"], start["theta_dot"], client)
 
         def act(count: int) -> Any:
             force = 10.0 if count % 2 else -10.0
-            p.setJointMotorControl2(robot, 0, p.TORQUE_CONTROL, force=force, physicsClientId=client)
+            p.setJointMotorControl2(
+                robot, slider, p.TORQUE_CONTROL, force=force, physicsClientId=client
+            )
             p.stepSimulation(client)
-            return p.getJointStates(robot, two_joints, client)
+            return p.getJointStates(robot, joints, client)
 
         return begin, act
 
-    robot = _load(engine, "balancing_plate.urdf")
-    ball = _load(engine, "ball.urdf")
+    robot, joints = _load(engine, "balancing_plate.urdf", "pitch", "roll")
+    pitch, roll = joints
+    ball, _ = _load(engine, "ball.urdf")
 
     def begin_plate() -> None:
-        p.resetJointState(robot, 0, start["pitch"], 0.0, client)
-        p.resetJointState(robot, 1, start["roll"], 0.0, client)
+        p.resetJointState(robot, pitch, start["pitch"], 0.0, client)
+        p.resetJointState(robot, roll, start["roll"], 0.0, client)
         position = [start[f"ball_{axis}"] for axis in "xyz"]
         velocity = [start[f"ball_v{axis}"] for axis in "xyz"]
         spin = [start[f"ball_w{axis}"] for axis in "xyz"]
@@ -548,11 +552,11 @@ def _bare_loop(env_id: str, engine: world.World, start: dict[str, float]) -> Loo
     def act_plate(count: int) -> Any:
         torque = 0.005 if count % 2 else -0.005
         p.setJointMotorControlArray(
-            robot, two_joints, p.TORQUE_CONTROL, forces=(torque, -torque), physicsClientId=client
+            robot, joints, p.TORQUE_CONTROL, forces=(torque, -torque), physicsClientId=client
         )
         p.stepSimulation(client)
         return (
-            p.getJointStates(robot, two_joints, client),
+            p.getJointStates(robot, joints, client),
             p.getBasePositionAndOrientation(ball, client),
             p.getBaseVelocity(ball, client),
         )
@@ -560,6 +564,8 @@ def _bare_loop(env_id: str, engine: world.World, start: dict[str, float]) -> Loo
     return begin_plate, act_plate
 
 
-def _load(engine: world.World, name: str) -> int:
-    engine.load(assets.path(name), fixed=name != "ball.urdf")
-    return int(p.getBodyUniqueId(p.getNumBodies(engine.client) - 1, engine.client))
+def _load(engine: world.World, name: str, *joints: str) -> tuple[int, tuple[int, ...]]:
+    """Return Bullet's numbers of a body and of its joints."""
+    body = engine.load(assets.path(name), fixed=name != "ball.urdf")
+    number = p.getBodyUniqueId(p.getNumBodies(engine.client) - 1, engine.client)
+    return int(number), body.joints(*joints)

@@ -143,7 +143,8 @@ class World:
         """Load a URDF and return its body, free of joint limits and Bullet's motors and damping.
 
         Only bodies of the same row can touch, and no links of the same body. A link whose file
-        has no collision shape touches nothing.
+        has no collision shape touches nothing. A body of such links alone has no constraints:
+        no joint limits, and no motors but what :meth:`Body.apply` sets.
 
         Args:
             urdf: the file.
@@ -219,9 +220,11 @@ def _prepared(urdf: Path, copies: int) -> Iterator[Path]:
     """Write the URDF that Bullet is given.
 
     All but the base, the first link, is there several times. Bullet keeps a box around every link
-    and moves it in a search tree. A link that touches nothing is therefore given a shape that is
-    everywhere, whose box never moves. One without looks would be drawn in this shape and gets none.
-    Limits of joints are left out: no episode ends at one, and Bullet would sort them in each step.
+    and sorts it into a search tree as it moves. A link that touches nothing is therefore given an
+    infinite plane: a box of that size makes Bullet leave the link out of its collisions, and solve
+    no constraints of a body all of whose moving links are left out; the body moves as before.
+    Limits of joints, which would then do nothing but be sorted, are left out too. A link without
+    looks would be drawn as the plane and gets none.
     """
     robot = ElementTree.parse(urdf).getroot()
     base, *links = robot.findall("link")
