@@ -1,47 +1,55 @@
 """PyBullet environments for Gymnasium, proved right and proved solvable.
 
-Importing the package registers the ids in ``ENV_IDS`` and loads neither PyBullet nor torch.
+Importing the package registers the ids in ``ENV_IDS`` and loads neither PyBullet nor torch. A task
+of your own: subclass :class:`Task` and decorate it with :func:`register_task`
+(``docs/custom_environment.md``).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
+from . import tasks  # noqa: F401  (registers their ids)
+from .camera import Camera
+from .engine.urdf import read_joint_origin, read_links
+from .registration import env_ids, register_envs, register_task, registered
+from .scene import Actuator, BodyScene, ContactFreeScene, Scene
+from .task import Task
+
+if TYPE_CHECKING:
+    from .engine.world import World
+    from .video import Recorder
+
+    ENV_IDS: tuple[str, ...]
 
 __version__ = "0.1.0"
 
-_CART_POLE, _PLATE = "BulletCartPole", "BalancingPlate"
-# The stem of the names of the classes for one robot and for many, and their keywords.
-_REGISTRY: dict[str, tuple[str, dict[str, Any]]] = {
-    "BulletCartPole-v0": (_CART_POLE, {}),
-    "BalancingPlate-v0": (_PLATE, {}),
-    "BulletCartPolePixels-v0": (_CART_POLE, {"observer": "pixels"}),
-    "BalancingPlatePixels-v0": (_PLATE, {"observer": "pixels"}),
-}
-ENV_IDS = tuple(_REGISTRY)
-PIXEL_IDS = tuple(env_id for env_id, (_, kwargs) in _REGISTRY.items() if kwargs)
-
-
-def register_envs() -> None:
-    """Register every id with Gymnasium. Calling it again changes nothing."""
-    for env_id, (stem, kwargs) in _REGISTRY.items():
-        if env_id not in gym.registry:
-            gym.register(
-                env_id,
-                f"bullet_envs.env:{stem}Env",
-                vector_entry_point=f"bullet_envs.vector:{stem}VectorEnv",
-                max_episode_steps=500,
-                reward_threshold=475.0,
-                order_enforce=False,  # the environments themselves raise ResetNeeded
-                kwargs=dict(kwargs),
-            )
+__all__ = [
+    "ENV_IDS",
+    "Actuator",
+    "BodyScene",
+    "Camera",
+    "ContactFreeScene",
+    "Recorder",
+    "Scene",
+    "Task",
+    "World",
+    "read_joint_origin",
+    "read_links",
+    "register_envs",
+    "register_task",
+    "registered",
+]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ENV_IDS":  # of the tasks that are registered by now, a user's too
+        return env_ids()
     if name == "Recorder":
         from .video import Recorder
 
         return Recorder
+    if name == "World":
+        from .engine.world import World
+
+        return World
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-
-register_envs()

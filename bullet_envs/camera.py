@@ -1,4 +1,4 @@
-"""Pictures of a state, drawn in a client of their own so that looking never touches the physics."""
+"""A pinhole camera."""
 
 from __future__ import annotations
 
@@ -6,18 +6,8 @@ import functools
 import math
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-
-from .world import World
-
-if TYPE_CHECKING:
-    from .task import State, Task
-
-
-RENDERERS = ("tiny", "egl")
 
 
 @dataclass(frozen=True)
@@ -26,13 +16,13 @@ class Camera:
 
     Args:
         eye: position (m).
-        target: the point in the middle of the picture (m).
+        target: the point in the middle of the image (m).
         fov: vertical field of view (degrees).
         width: pixels.
         height: pixels.
         light: direction towards the light.
         shadow: whether bodies cast shadows, ten times as slow.
-        up: a direction that points up in the picture; where that is the line of sight, y does in
+        up: a direction that points up in the image; where that is the line of sight, y does in
             place of z, or z in place of y.
     """
 
@@ -83,50 +73,3 @@ class Camera:
         matrix[3, 2] = -1
         values: list[float] = matrix.T.ravel().tolist()
         return values
-
-
-class Studio:
-    """A second scene of a task, posed by a state and photographed.
-
-    Args:
-        task: what to draw.
-        gui: show the scene in a window as well.
-        renderer: one of ``RENDERERS``.
-
-    Raises:
-        RuntimeError: the window or the renderer cannot be had here.
-    """
-
-    def __init__(self, task: Task, gui: bool = False, renderer: str = "tiny") -> None:
-        self._world = World(task.physics_hz, task.control_hz, gui, egl=renderer == "egl")
-        self._scene = task.build(self._world)
-        if gui:
-            self._world.look(task.video_camera.eye, task.video_camera.target)
-
-    def pose(self, state: State) -> None:
-        """Show a state."""
-        self._scene.place({0: state})
-
-    def draw(
-        self, state: State, camera: Camera, shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    ) -> npt.NDArray[np.uint8]:
-        """Return a picture of a state, uint8 of shape (height, width, 3).
-
-        Args:
-            state: what to show.
-            camera: how.
-            shift: how far to move the camera (m).
-        """
-        self.pose(state)
-        return self._world.draw(
-            camera.width,
-            camera.height,
-            camera.view(shift),
-            camera.projection,
-            camera.light,
-            camera.shadow,
-        )
-
-    def close(self) -> None:
-        """Free the client or window. Safe to call twice."""
-        self._world.close()

@@ -1,4 +1,4 @@
-"""What an agent is shown of a state. An observer sees nothing else: no reward, end or history."""
+"""What an agent observes of a state. An observer knows nothing else: no reward, no history."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from .camera import RENDERERS, Camera, Studio
-from .task import State, Task, require
+from .camera import Camera
+from .checks import require, shorten
+from .renderer import RENDERERS, Renderer
+from .task import State, Task
+
+Observation: TypeAlias = Any  # an array, or a dict of arrays for a Dict space
 
 OBSERVERS = ("state", "pixels")
 _LENS = ("eye", "target", "fov")
@@ -22,60 +26,76 @@ _LENS = ("eye", "target", "fov")
 class Observer(Protocol):
     """Turns a state into an observation."""
 
-    space: spaces.Box[Any]
+    space: spaces.Space[Any]
 
-    def observe(self, state: State) -> npt.NDArray[Any]:
-        """Return the observation of a state, a new array."""
+    def observe(self, state: State) -> Observation:
+        """Return the observation of a state: new arrays."""
 
-    def observe_rows(self, states: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        """Return the observations of many states, given a row each, as a new array."""
+    def observe_many(self, states: npt.NDArray[np.float64]) -> Observation:
+        """Return the observations of states of shape (n, columns): new arrays of length n."""
 
-    def beside(self, picture: npt.NDArray[np.uint8], state: State) -> npt.NDArray[np.uint8]:
-        """Return a film's picture with what the agent sees of it, if that can be shown."""
+    def with_observation_inset(
+        self, frame: npt.NDArray[np.uint8], state: State
+    ) -> npt.NDArray[np.uint8]:
+        """Return a video frame, with the observation beside it if that can be shown."""
 
     def close(self) -> None:
         """Free what drawing needs. Safe to call twice."""
 
 
 class StateObserver:
-    """Shows the numbers that the task chose."""
+    """Observes the columns that the task chose."""
 
     def __init__(self, task: Task) -> None:
-        self.space = task.observation_space
+        self.space: spaces.Box | spaces.Dict = task.observation_space
         self._columns = task.observe
-        self._dtype = self.space.dtype  # NumPy is slower with np.float32
+        self._dtype = np.dtype(np.float32)  # NumPy is slower with np.float32
+        self._is_dict = isinstance(self.space, spaces.Dict)
 
-    def observe(self, state: State) -> npt.NDArray[np.float32]:
+    def observe(self, state: State) -> Observation:
         """Return the task's columns, float32."""
-        return np.asarray(self._columns(state), self._dtype)
+        columns = self._columns(state)
+        if self._is_dict:
+            return {name: np.asarray(columns[name], self._dtype) for name in self.space}  # type: ignore[index,union-attr,attr-defined,call-overload]
+        return np.asarray(columns, self._dtype)
 
-    def observe_rows(self, states: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Return the task's columns, float32 of shape (rows, columns)."""
-        rows: npt.NDArray[np.float32] = np.array(self._columns(tuple(states.T)), self._dtype).T
-        return rows
+    def observe_many(self, states: npt.NDArray[np.float64]) -> Observation:
+        """Return the task's columns, float32 of shape (n, columns)."""
+        columns: Any = self._columns(tuple(states.T))
+        if self._is_dict:
+            return {name: self._stack(columns[name], len(states)) for name in self.space}  # type: ignore[union-attr,attr-defined]
+        return self._stack(columns, len(states))
 
-    def beside(self, picture: npt.NDArray[np.uint8], state: State) -> npt.NDArray[np.uint8]:
-        """Return the picture as it is."""
-        return picture
+    def _stack(self, columns: Any, count: int) -> npt.NDArray[np.float32]:
+        stacked = np.empty((count, len(columns)), self._dtype)
+        for index, column in enumerate(columns):
+            stacked[:, index] = column  # an array, or a number that is the same for all
+        return stacked
+
+    def with_observation_inset(
+        self, frame: npt.NDArray[np.uint8], state: State
+    ) -> npt.NDArray[np.uint8]:
+        """Return the frame as it is."""
+        return frame
 
     def close(self) -> None:
-        """Hold nothing, free nothing."""
+        """Do nothing: there is nothing to free."""
 
 
 class PixelObserver:
-    """Shows one picture, taken by the task's ``agent_camera`` or by one of the user's.
+    """Observes one image, taken by the task's ``agent_camera`` or by one of the user's.
 
-    The picture depends on the state alone: what moves must be told from several of them
+    The image depends on the state alone: what moves must be told from several of them
     (``gymnasium.wrappers.FrameStackObservation``).
 
     Args:
         task: whose states to draw.
-        size: width and height of the picture, 16 to 512 pixels.
+        size: width and height of the image, 16 to 512 pixels.
         camera: what to change about ``agent_camera``: ``{"eye": (x, y, z), "target": (x, y, z)}``
             in m, relative to what the camera follows, and ``"fov"``, 1 to 120 degrees.
         supersampling: draw 1 to 4 times as large and average, which smooths edges.
         renderer: ``"tiny"`` is Bullet's software renderer, the same bits on every machine of a
-            kind; ``"egl"`` is OpenGL without a window, whose pictures are others.
+            kind; ``"egl"`` is OpenGL without a window, whose images differ.
 
     Raises:
         TypeError: a keyword has the wrong type.
@@ -93,7 +113,7 @@ class PixelObserver:
         require("size", size, 16, 512, "pixels", whole=True)
         require("supersampling", supersampling, 1, 4, "times", whole=True)
         if renderer not in RENDERERS:
-            raise ValueError(f"renderer={renderer!r} must be one of {', '.join(RENDERERS)}")
+            raise ValueError(f"renderer={shorten(renderer)} must be one of {', '.join(RENDERERS)}")
         self._task = task
         self._supersampling = supersampling
         self._renderer = renderer
@@ -103,56 +123,58 @@ class PixelObserver:
             width=size * supersampling,
             height=size * supersampling,
         )
-        self._studio: Studio | None = None
+        self._drawer: Renderer | None = None
         self.space = spaces.Box(0, 255, (size, size, 3), np.uint8)
 
     def observe(self, state: State) -> npt.NDArray[np.uint8]:
-        """Return the picture of a state, uint8 of shape (size, size, 3)."""
-        if self._studio is None:
-            self._studio = Studio(self._task, renderer=self._renderer)
-        picture = self._studio.draw(state, self.camera, self._task.followed(state))
+        """Return the image of a state, uint8 of shape (size, size, 3)."""
+        if self._drawer is None:
+            self._drawer = Renderer(self._task, renderer=self._renderer)
+        image = self._drawer.draw(state, self.camera, self._task.camera_target(state))
         times = self._supersampling
         if times == 1:
-            return picture
+            return image
         size = self.space.shape[0]
-        total = picture.reshape(size, times, size, times, 3).sum((1, 3), dtype=np.uint16)
+        total = image.reshape(size, times, size, times, 3).sum((1, 3), dtype=np.uint16)
         mean: npt.NDArray[np.uint8] = ((total + times**2 // 2) // times**2).astype(np.uint8)
         return mean
 
-    def observe_rows(self, states: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-        """Return the pictures of many states, uint8 of shape (rows, size, size, 3)."""
+    def observe_many(self, states: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+        """Return the images of states, uint8 of shape (n, size, size, 3)."""
         return np.stack([self.observe(tuple(state)) for state in states.tolist()])
 
-    def beside(self, picture: npt.NDArray[np.uint8], state: State) -> npt.NDArray[np.uint8]:
-        """Return the picture and to its right the observation, enlarged to its height."""
-        height = len(picture)
+    def with_observation_inset(
+        self, frame: npt.NDArray[np.uint8], state: State
+    ) -> npt.NDArray[np.uint8]:
+        """Return the frame with the observation to its right, enlarged to its height."""
+        height = len(frame)
         nearest = np.arange(height) * self.space.shape[0] // height
         seam = np.full((height, 8, 3), 90, np.uint8)
-        return np.concatenate([picture, seam, self.observe(state)[nearest][:, nearest]], axis=1)
+        return np.concatenate([frame, seam, self.observe(state)[nearest][:, nearest]], axis=1)
 
     def close(self) -> None:
         """Free the client. Safe to call twice."""
-        if self._studio is not None:
-            self._studio.close()
-        self._studio = None
+        if self._drawer is not None:
+            self._drawer.close()
+        self._drawer = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the client behind: a copy makes its own."""
-        return {**self.__dict__, "_studio": None}
+        return {**self.__dict__, "_drawer": None}
 
 
 def _lens(default: Camera, given: Any) -> dict[str, Any]:
     """Return the checked fields of a camera that a user wants otherwise."""
     if not isinstance(given, Mapping):
-        raise TypeError(f"camera={given!r} must be a dict such as {{'fov': {default.fov:g}}}")
+        raise TypeError(f"camera={shorten(given)} must be a dict such as {{'fov': {default.fov:g}}}")
     if unknown := [name for name in given if name not in _LENS]:
-        raise ValueError(f"camera has no {unknown}; its names are {', '.join(_LENS)}")
+        raise ValueError(f"camera has no {shorten(unknown)}; its names are {', '.join(_LENS)}")
     lens: dict[str, Any] = {}
     for name in ("eye", "target"):
         if name in given:
             lens[name] = _point(name, given[name])
     if lens.get("eye", default.eye) == lens.get("target", default.target):
-        raise ValueError(f"camera={given!r} must have its eye elsewhere than its target")
+        raise ValueError(f"camera={shorten(given)} must have its eye elsewhere than its target")
     if "fov" in given:
         require("camera fov", given["fov"], 1, 120, "degrees")
         lens["fov"] = float(given["fov"])
@@ -160,7 +182,7 @@ def _lens(default: Camera, given: Any) -> dict[str, Any]:
 
 
 def _point(name: str, value: Any) -> tuple[float, ...]:
-    legal = f"camera {name}={value!r} must be three numbers from -40 to 40 m"
+    legal = f"camera {name}={shorten(value)} must be three numbers from -40 to 40 m"
     if not isinstance(value, list | tuple) or not all(
         isinstance(number, Real) and not isinstance(number, bool) for number in value
     ):

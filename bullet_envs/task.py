@@ -1,67 +1,67 @@
-"""What a problem is: its numbers, its start, its observation and its end, for one robot or many.
+"""What a problem is: its numbers, initial states, observation, reward, termination and actuators.
 
-A task holds no engine objects and nothing that changes. ``build`` puts its bodies into a
-:class:`~bullet_envs.world.World` and returns a :class:`Scene`, which moves and reads them.
+Subclass :class:`Task`, decorate it with :func:`~bullet_envs.registration.register_task`, and the
+environment is there: single and vector, with the state or with images for an observation.
+``docs/custom_environment.md`` leads through an example.
 
-A state is a sequence of columns in SI units, named by ``state_names``. ``observe`` and ``failed``
-take columns of floats (one robot) or of arrays (many robots). Floats earn their keep: for one robot
-``outcome`` takes 0.2 (cart-pole) or 1.9 (plate) microseconds, with arrays of one row 2.1 or 20.
+A task holds no engine objects and nothing that changes. A state is a sequence of columns in SI
+units, named by ``state_names``. ``observe``, ``reward``, ``terminated`` and ``info`` take columns
+of floats (one sub-environment) or of arrays (all of a vector environment), so they must be written
+with operators and functions that take both: ``|`` and ``&`` in place of ``or`` and ``and``,
+``np.cos`` in place of ``math.cos``. Floats are the faster: for one cart-pole they take 0.2
+microseconds, arrays of one element 2.1.
 """
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, ClassVar, Protocol
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
 from .camera import Camera
-from .world import GRAVITY, MAX_PHYSICS_HZ, MAX_SPEED, World
+from .checks import require, shorten
+from .engine import GRAVITY, MAX_PHYSICS_HZ, MAX_SPEED
+from .scene import Actuator, Scene
+
+if TYPE_CHECKING:
+    from .engine.world import World
 
 State = Sequence[Any]
-Effort = tuple[float, ...]
-
-
-class Scene(Protocol):
-    """The bodies of one robot in a world, or of several: its rows."""
-
-    def place(self, states: Mapping[int, State]) -> None:
-        """Teleport the bodies of some rows to states."""
-
-    def act(self, efforts: Sequence[float]) -> None:
-        """Set the force (N) or torques (N·m) of the next control period, row after row."""
-
-    def read(self) -> State:
-        """Return the columns of the present state, row after row."""
-
-
-def require(name: str, value: Any, low: float, high: float, unit: str, whole: bool = False) -> None:
-    """Refuse a value that is not a number, or a whole one, from ``low`` to ``high``.
-
-    Raises:
-        TypeError: it is no such number.
-        ValueError: it is out of the range.
-    """
-    kind, word = (Integral, "whole number") if whole else (Real, "number")
-    legal = f"must be a {word} from {low:g} to {high:g} {unit}"
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise TypeError(f"{name}={value!r} {legal}")
-    if not low <= value <= high:  # type: ignore[operator]
-        raise ValueError(f"{name}={value!r} {legal}")
+Columns = Sequence[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(ABC):
     """The contract of a problem, and what every problem has.
 
-    Each problem adds its own keywords and a table of them to these:
+    A subclass is a frozen dataclass with ``kw_only=True``; its fields are the keywords of the
+    environment. Those of every task:
 
     Args:
         physics_hz: physics steps per second, a whole multiple of ``control_hz``, at most 1000.
         control_hz: actions per second, 10 to 1000.
-        continuous: ``Box(-1, 1)`` actions, in units of the greatest effort, in place of
-            ``Discrete`` ones.
+        continuous: ``Box(-1, 1)`` actions, in units of the actuators' scales, in place of
+            ``Discrete`` ones. A task without ``discrete_actions`` has no other.
+
+    Class attributes:
+        state_names: of the columns of a state, in the order of the scene's parts.
+        max_episode_steps: actions after which an episode is truncated; None for no limit.
+        reward_threshold: the mean return at which the task counts as solved; None for no such.
+        discrete_actions: what each ``Discrete`` action commands, in units of the actuators'
+            scales; None for a task whose actions are continuous only.
+        gravity: along -z (m/s²).
+        envs_per_world: sub-environments of a vector environment that share a Bullet world, 1 to 31
+            (any number for a ``ContactFreeScene``). All pairs of bodies of a world are looked at,
+            so large worlds become slow.
+        bullet_substeps: see :class:`~bullet_envs.engine.world.World`; asked for by a task that has
+            proved that it may.
+        video_camera: what ``render()`` draws with.
+        agent_camera: what the pixel id draws with.
 
     Raises:
         TypeError: a keyword has the wrong type.
@@ -72,19 +72,22 @@ class Task:
     control_hz: int = 50
     continuous: bool = False
 
-    gravity: ClassVar[float] = GRAVITY
     state_names: ClassVar[tuple[str, ...]]
-    observed_names: ClassVar[tuple[str, ...]]  # of the columns that ``observe`` returns
-    # What each Discrete action does, in units of the greatest effort.
-    directions: ClassVar[tuple[tuple[int, ...], ...]]
-    rows_per_world: ClassVar[int]  # of a batch: as many as are stepped fast
-    video_camera: ClassVar[Camera]
-    agent_camera: ClassVar[Camera]
+    max_episode_steps: ClassVar[int | None] = 500
+    reward_threshold: ClassVar[float | None] = None
+    discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = None
+    gravity: ClassVar[float] = GRAVITY
+    envs_per_world: ClassVar[int] = 8
+    bullet_substeps: ClassVar[bool] = False
+    video_camera: ClassVar[Camera] = Camera(eye=(0.9, -1.3, 0.9), target=(0.0, 0.0, 0.1), fov=40.0)
+    agent_camera: ClassVar[Camera] = Camera(
+        eye=(0.9, -1.3, 0.9), target=(0.0, 0.0, 0.1), fov=40.0, shadow=False
+    )
 
     def __post_init__(self) -> None:
-        """Check the keywords."""
+        """Check the keywords. A subclass calls this first, then checks its own."""
         if not isinstance(self.continuous, bool):
-            raise TypeError(f"continuous={self.continuous!r} must be True or False")
+            raise TypeError(f"continuous={shorten(self.continuous)} must be True or False")
         self._require("control_hz", 10, MAX_PHYSICS_HZ, "Hz", whole=True)
         self._require("physics_hz", self.control_hz, MAX_PHYSICS_HZ, "Hz", whole=True)
         if self.physics_hz % self.control_hz:
@@ -93,101 +96,163 @@ class Task:
                 f" control_hz={self.control_hz}"
             )
 
-    def _require(self, name: str, low: float, high: float, unit: str, whole: bool = False) -> None:
+    def _require(
+        self, name: str, low: float, high: float, unit: str = "", whole: bool = False
+    ) -> None:
+        """Refuse a keyword that is not a number from ``low`` to ``high``."""
         require(name, getattr(self, name), low, high, unit, whole)
 
     @property
-    def greatest_effort(self) -> float:
-        """The force (N) or torque (N·m) of an action of size 1."""
-        raise NotImplementedError
+    @abstractmethod
+    def actuators(self) -> tuple[Actuator, ...]:
+        """What each column of an action does."""
+
+    @abstractmethod
+    def build(self, world: World, num_envs: int) -> Scene:
+        """Load the bodies of some sub-environments into a world.
+
+        Args:
+            world: where to load them.
+            num_envs: sub-environments, at most ``envs_per_world``.
+
+        Returns:
+            Their scene, usually a :class:`~bullet_envs.scene.BodyScene`.
+        """
+
+    @abstractmethod
+    def rest(self) -> State:
+        """Return a state at rest: the equilibrium to hold, if the task has one.
+
+        Columns that ``reset(options={"state": ...})`` does not name are taken from it.
+        """
+
+    @abstractmethod
+    def sample_initial_state(self, rng: np.random.Generator) -> State:
+        """Return the initial state of an episode of one sub-environment, a sequence of floats."""
+
+    @abstractmethod
+    def observe(self, state: State) -> Columns | Mapping[str, Columns]:
+        """Return the columns of the observation, or those of each entry of a Dict."""
+
+    @abstractmethod
+    def observation_bounds(self) -> Sequence[float] | Mapping[str, Sequence[float]]:
+        """Return the greatest absolute value of each column that :meth:`observe` returns."""
+
+    @abstractmethod
+    def terminated(self, state: State) -> Any:
+        """Return whether the episode terminates in a state: bool, or an array of bools."""
+
+    def reward(self, state: State, action: Columns, next_state: State) -> Any:
+        """Return the reward of an action, or the terms whose sum it is by name.
+
+        Terms are shown in ``info["reward_terms"]``.
+
+        Args:
+            state: before the action.
+            action: the command of each actuator (SI units), after clipping.
+            next_state: after the action.
+        """
+        return 1.0
+
+    def info(self, state: State) -> Mapping[str, Any]:
+        """Return what else is to be known of a state, such as ``is_success``."""
+        return {}
 
     @property
-    def efforts(self) -> list[Effort]:
-        """What each Discrete action does: forces (N) or torques (N·m)."""
-        return [
-            tuple(self.greatest_effort * sign for sign in direction)
-            for direction in self.directions
-        ]
+    def observed_names(self) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+        """The names of the columns that :meth:`observe` returns; by default the state's."""
+        return self.state_names
 
     @property
     def action_space(self) -> spaces.Space[Any]:
-        """The action space of one robot."""
-        if self.continuous:
-            return spaces.Box(-1.0, 1.0, (len(self.directions[0]),), np.float32)
-        return spaces.Discrete(len(self.directions))
+        """The action space of one sub-environment."""
+        if self.continuous or self.discrete_actions is None:
+            return spaces.Box(-1.0, 1.0, (len(self.actuators),), np.float32)
+        return spaces.Discrete(len(self.discrete_actions))
 
     @property
-    def observation_space(self) -> spaces.Box:
-        """The observation space of one robot, with bounds that the physics cannot leave."""
-        high = np.array(self.observation_bounds(), np.float32)
-        return spaces.Box(-high, high, dtype=np.float32)
+    def observation_space(self) -> spaces.Box | spaces.Dict:
+        """The observation space of one sub-environment."""
+        bounds = self.observation_bounds()
+        if isinstance(bounds, Mapping):
+            return spaces.Dict({name: _box(high) for name, high in bounds.items()})
+        return _box(bounds)
 
-    def _reach(self, limit: float) -> float:
-        """How far a coordinate can be after the action that takes it past ``limit``."""
-        return limit + MAX_SPEED / self.control_hz
-
-    def observation_bounds(self) -> tuple[float, ...]:
-        """Return the largest absolute value of each column of the observation."""
-        raise NotImplementedError
-
-    def rest(self) -> State:
-        """Return the state of one robot at its unstable equilibrium."""
-        raise NotImplementedError
-
-    def draw_start(self, rng: np.random.Generator) -> State:
-        """Draw the first state of an episode of one robot."""
-        raise NotImplementedError
-
-    def observe(self, state: State) -> Sequence[Any]:
-        """Return the columns of the observation."""
-        raise NotImplementedError
-
-    def failed(self, state: State) -> Any:
-        """Return whether the episode ends here."""
-        raise NotImplementedError
-
-    def outcome(self, state: State) -> tuple[float, Any]:
-        """Return the reward and whether the episode ends."""
-        return 1.0, self.failed(state)
-
-    def followed(self, state: State) -> tuple[float, float, float]:
+    def camera_target(self, state: State) -> tuple[float, float, float]:
         """Return the point that ``agent_camera`` moves with (m)."""
         return 0.0, 0.0, 0.0
 
-    def build(self, world: World, rows: int = 1) -> Scene:
-        """Load the bodies of one robot or more into a world."""
-        raise NotImplementedError
+    def coordinates(self, state: State) -> Columns:
+        """Return the independent coordinates of a state, 0 at :meth:`rest`.
 
-    def check_start(self, state: State) -> None:
-        """Refuse a user's first state from which the physics could not go on.
+        They are what a linear-quadratic regulator holds. By default every column that
+        ``state_names`` names, less its value at rest. A task with columns that depend on each other
+        (the quaternion of a ball), or that physics does not change (a goal), returns fewer.
+        """
+        return [column - at_rest for column, at_rest in zip(state, self.rest(), strict=True)]
+
+    def from_coordinates(self, coordinates: Sequence[float]) -> State:
+        """Return the state that has some coordinates, the inverse of :meth:`coordinates`."""
+        return [at_rest + offset for at_rest, offset in zip(self.rest(), coordinates, strict=True)]
+
+    @property
+    def coordinate_names(self) -> tuple[str, ...]:
+        """The names of the columns that :meth:`coordinates` returns."""
+        return self.state_names
+
+    @property
+    def tolerances(self) -> tuple[float, ...]:
+        """The deviation of each coordinate that a regulator weighs as 1 (Bryson's rule)."""
+        return (1.0,) * len(self.coordinate_names)
+
+    @property
+    def command_tolerances(self) -> tuple[float, ...]:
+        """The command of each actuator that a regulator weighs as 1; by default its scale."""
+        return tuple(actuator.scale for actuator in self.actuators)
+
+    def _reach(self, limit: float) -> float:
+        """Return how far a coordinate can be after the action that takes it past ``limit``."""
+        return limit + MAX_SPEED / self.control_hz
+
+    def check_initial_state(self, state: State) -> None:
+        """Refuse a user's initial state from which the physics could not go on.
 
         Raises:
-            ValueError: the state is an end.
+            ValueError: the state is a terminated one.
         """
-        if self.failed(state):
+        if self.terminated(state):
             named = dict(zip(self.state_names, state, strict=True))
-            raise ValueError(f"state {named} is one in which the episode has ended")
+            raise ValueError(f"state {shorten(named)} is one in which the episode has terminated")
 
     def named_state(self, named: Mapping[str, float]) -> State:
         """Return the state with these columns, every other one being as in :meth:`rest`.
 
         Raises:
             TypeError: ``named`` is not a mapping of numbers.
-            ValueError: a name is unknown or the state is not one to start from.
+            ValueError: a name is unknown or the state is not one to begin from.
         """
         if not isinstance(named, Mapping):
             raise TypeError(
-                f"state {named!r} must be a dict such as {{{self.state_names[0]!r}: 0.1}}"
+                f"state {shorten(named)} must be a dict such as {{{self.state_names[0]!r}: 0.1}}"
             )
         unknown = [name for name in named if name not in self.state_names]
         if unknown:
-            raise ValueError(f"state has no {unknown}; its names are {', '.join(self.state_names)}")
+            raise ValueError(
+                f"state has no {shorten(unknown)}; its names are {', '.join(self.state_names)}"
+            )
         columns = {**dict(zip(self.state_names, self.rest(), strict=True)), **named}
         for name, value in named.items():
             if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"state {name}={value!r} must be a number")
+                raise TypeError(f"state {name}={shorten(value)} must be a number")
             if not abs(value) <= MAX_SPEED:
-                raise ValueError(f"state {name}={value!r} must lie from -100 to 100 in SI units")
+                raise ValueError(
+                    f"state {name}={shorten(value)} must lie from -100 to 100 in SI units"
+                )
         state = tuple(float(columns[name]) for name in self.state_names)
-        self.check_start(state)
+        self.check_initial_state(state)
         return state
+
+
+def _box(bounds: Sequence[float]) -> spaces.Box:
+    high = np.array(bounds, np.float32)
+    return spaces.Box(-high, high, dtype=np.float32)

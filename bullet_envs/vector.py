@@ -1,11 +1,8 @@
-"""The Gymnasium protocol for many robots: a few Bullet worlds with many rows each.
+"""Gymnasium's protocol for many sub-environments: a few Bullet worlds with several of them each."""
 
-A row is one robot, its own episode and its own random generator. Rows of one world never touch, so
-that each of them moves as it would alone.
-"""
+from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,157 +11,165 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.logger import warn
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, create_empty_array
 
-from .balancing_plate import BalancingPlate
-from .camera import Studio
-from .cart_pole import CartPole
-from .env import BulletEnv, problem
-from .observers import Observer
-from .task import Scene, State, Task, require
-from .world import World
+from .actions import ActionDecoder
+from .checks import require, shorten
+from .env import BulletEnv
+from .observers import Observation
+from .options import make_task, parse_options
+from .renderer import Renderer
+from .simulation import Simulation
+from .task import State, Task
 
-MAX_ROWS = 4096
+MAX_ENVS = 4096
+RENDER_MODES = ("rgb_array", "rgb_array_list")
 KEYWORDS = ("num_envs", "max_episode_steps", "autoreset_mode", "render_mode")
 
 Array = npt.NDArray[Any]
 
 
-def require_disabled(envs: VectorEnv[Any, Any, Any], user: str) -> None:
-    """Refuse a batch that begins episodes by itself.
+class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
+    """Many sub-environments of a task, equal to a ``SyncVectorEnv`` of as many single ones.
 
-    Raises:
-        ValueError: its autoreset mode is not DISABLED.
-    """
-    mode = envs.metadata.get("autoreset_mode")
-    if mode is not AutoresetMode.DISABLED:
-        raise ValueError(f"{user} needs a batch with autoreset_mode='Disabled', not {mode}")
-
-
-class BulletVectorEnv(VectorEnv[Array, Array, Array]):
-    """Many robots with the same problem, equal to a ``SyncVectorEnv`` of as many single ones.
+    Usually made by ``gym.make_vec``.
 
     Args:
-        task: the problem.
-        observer: what the agent is shown of its states.
-        num_envs: rows, 1 to 4096.
-        max_episode_steps: actions after which an episode is cut off; None or -1 never cuts.
+        task: the problem, its class, or ``"module:Class"``.
+        num_envs: sub-environments, 1 to 4096.
+        max_episode_steps: actions after which an episode is truncated; None or -1 never truncates.
             ``gym.make_vec`` passes the limit of the id unless it is told another.
         autoreset_mode: what follows the end of an episode, a
-            :class:`gymnasium.vector.AutoresetMode`. ``NEXT_STEP``: the next step ignores the row's
-            action and begins the next episode. ``SAME_STEP``: the step that ends an episode also
-            begins the next; ``final_obs`` and ``final_info`` in the info, each with a mask of the
-            rows that ended, are of the last. ``DISABLED``: the row stays as it is, with reward 0
-            and its flags, until ``reset(options={"reset_mask": ...})``; a ``SyncVectorEnv``
-            refuses to step it.
-        render_mode: ``"rgb_array"`` for pictures or None.
+            :class:`gymnasium.vector.AutoresetMode`. ``NEXT_STEP``: the next step ignores the
+            sub-environment's action and begins its next episode. ``SAME_STEP``: the step that ends
+            an episode also begins the next; ``final_obs`` and ``final_info`` in the info, each with
+            a mask, are of the last. ``DISABLED``: the sub-environment stays as it is, with reward 0
+            and its flags, until ``reset(options={"reset_mask": ...})``; a ``SyncVectorEnv`` refuses
+            to step it. ``metadata["ended_wait"]`` says so.
+        render_mode: ``"rgb_array"`` for frames, ``"rgb_array_list"`` for all frames since the last
+            ``render()`` or ``reset()``, or None.
+        observer: what the agent observes: ``"state"`` or ``"pixels"``.
+        **keywords: of the task, unless it is an instance, and of
+            :class:`~bullet_envs.observers.PixelObserver`.
+
+    Attributes:
+        skip_observations: while True, ``step`` returns the observations of before for all
+            sub-environments but those whose episode ends, as for :class:`BulletEnv`.
 
     Raises:
-        TypeError: an argument has the wrong type.
+        TypeError: an argument is unknown or has the wrong type.
         ValueError: an argument is out of its range.
     """
 
     def __init__(
         self,
-        task: Task,
-        observer: Observer,
+        task: Task | type[Task] | str,
         num_envs: int = 1,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
+        observer: str = "state",
+        **keywords: Any,
     ) -> None:
-        require("num_envs", num_envs, 1, MAX_ROWS, "rows", whole=True)
+        require("num_envs", num_envs, 1, MAX_ENVS, "sub-environments", whole=True)
         if max_episode_steps == -1:  # as in gym.make
             max_episode_steps = None
         if max_episode_steps is not None:
             require("max_episode_steps", max_episode_steps, 1, 10**9, "actions", whole=True)
         modes = [mode.value for mode in AutoresetMode]
         if autoreset_mode not in (*AutoresetMode, *modes):
-            raise ValueError(f"autoreset_mode={autoreset_mode!r} must be one of {modes}")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode={render_mode!r} must be None or 'rgb_array'")
-        self.task = task
-        self.observer = observer
+            raise ValueError(f"autoreset_mode={shorten(autoreset_mode)} must be one of {modes}")
+        if render_mode not in (None, *RENDER_MODES):
+            raise ValueError(
+                f"render_mode={shorten(render_mode)} must be None or one of {list(RENDER_MODES)}"
+            )
+        self.task, self.observer = make_task(task, observer, keywords, KEYWORDS)
         self.num_envs = int(num_envs)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = render_mode
         self.metadata = {
             **BulletEnv.metadata,
-            "render_modes": ["rgb_array"],
-            "render_fps": task.control_hz,
+            "render_modes": list(RENDER_MODES),
+            "render_fps": self.task.control_hz,
             "autoreset_mode": self.autoreset_mode,
+            "ended_wait": self.autoreset_mode is AutoresetMode.DISABLED,
         }
-        self.single_action_space = task.action_space
-        self.single_observation_space = observer.space
+        self.single_action_space = self.task.action_space
+        self.single_observation_space = self.observer.space
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.skip_observations = False
         self._time_limit = max_episode_steps
-        self._efforts = np.array(task.efforts)
-        numbers = f"whole numbers from 0 to {len(task.efforts) - 1}"
-        self._legal_actions = (
-            f"{'finite numbers' if task.continuous else numbers}, shape {self.action_space.shape}"
-        )
+        self._decoder = ActionDecoder(self.task, self.num_envs)
+        self._has_info = type(self.task).info is not Task.info
         self._generators = [seeding.np_random() for _ in range(self.num_envs)]
-        self._worlds: list[tuple[World, Scene, slice]] = []
-        self._studio: Studio | None = None
-        # A row per robot; None before the first reset.
-        self._states: Array | None = None
-        self._latest: Array = np.zeros(
-            self.observation_space.shape or (), self.single_observation_space.dtype
+        self._simulation: Simulation | None = None
+        self._renderer: Renderer | None = None
+        self._states: Array | None = None  # (num_envs, columns); None before the first reset
+        self._latest: Observation = create_empty_array(
+            self.single_observation_space, self.num_envs, np.zeros
         )
-        # Generators that have drawn in the present call, and their states before.
-        self._drawn: list[tuple[Any, Any]] = []
         self._elapsed = np.zeros(self.num_envs, np.int64)
         self._ended = np.zeros(self.num_envs, np.bool_)
+        self._frames: list[list[Array]] = [[] for _ in range(self.num_envs)]
 
     def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
-    ) -> tuple[Array, dict[str, Any]]:
-        """Begin an episode in every row, or in some.
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode in every sub-environment, or in some.
+
+        After ``close()``, or after Ctrl-C or an error in a call, a reset of all begins anew.
 
         Args:
-            seed: row i gets ``seed + i`` or the i-th of a list, None goes on with its generator.
-            options: ``{"reset_mask": mask}`` begins only where the mask, bool of shape
-                (num_envs,), is True. ``{"state": {name: value}}`` begins all of these rows from
-                one exact state, as for a single environment.
+            seed: sub-environment i gets ``seed + i`` or the i-th of a list, None goes on with its
+                generator.
+            options: ``{"reset_mask": mask}`` resets only where the mask, bool of shape
+                (num_envs,), is True. ``{"state": {name: value}}`` begins all of these from one
+                exact state, as for a single environment.
 
         Returns:
-            The observations of all rows and an empty info.
+            The observations of all sub-environments and the info of those that were reset.
 
         Raises:
             TypeError: seed or options are not of the form above.
             ValueError: seed or options have the wrong length or hold what is not legal.
-            ResetNeeded: a mask, before all rows have been reset once.
-            ClosedEnvironmentError: the environment has been closed.
+            ResetNeeded: a mask, before all have been reset once.
         """
-        if self.closed:
-            raise ClosedEnvironmentError("reset() after close(): make a new environment")
         seeds = self._seeds(seed)
-        rows, start = self._chosen(options)
-        if self._states is None and len(rows) < self.num_envs:
-            raise ResetNeeded("reset() of some rows before reset() of all")
-        seeded = {row: seeding.np_random(seeds[row]) for row in rows if seeds[row] is not None}
-        with self._undone_if_interrupted():
-            if self._states is None:
-                self._states = np.zeros((self.num_envs, len(self.task.state_names)))
-            for row, generator in seeded.items():
-                self._generators[row] = generator
-            self._begin(rows, start)
-            return self._observe(rows), {}
+        indices, state = parse_options(options, self.task, self.num_envs)
+        if (self._states is None or self.closed) and len(indices) < self.num_envs:
+            raise ResetNeeded("reset() of some sub-environments before reset() of all")
+        for index in indices:
+            if seeds[index] is not None:
+                self._generators[index] = seeding.np_random(seeds[index])
+        self.closed = False
+        return self._guarded(lambda: self._reset(indices, state))
 
-    def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Act for one control period in every row.
+    def _reset(
+        self, indices: Sequence[int], state: State | None
+    ) -> tuple[Observation, dict[str, Any]]:
+        self._begin(indices, state)
+        observations = self._observe(indices)
+        if self.render_mode == "rgb_array_list":
+            for index in indices:
+                self._frames[index] = [self._frame(index)]
+        mask = np.zeros(self.num_envs, np.bool_)
+        mask[indices] = True
+        return observations, self._infos({}, mask, mask)
+
+    def step(self, actions: Any) -> tuple[Observation, Array, Array, Array, dict[str, Any]]:
+        """Act for one control period in every sub-environment.
 
         Args:
-            actions: an element of ``action_space``, or what NumPy makes one; Box values beyond
-                the bounds are clipped.
+            actions: an element of ``action_space``, or what NumPy makes one; Box values beyond the
+                bounds are clipped.
 
         Returns:
-            Observations, rewards, terminated and truncated, each with a row per robot, and an info
-            that is empty but under ``SAME_STEP`` after an end.
+            Observations, rewards, terminated and truncated of shape (num_envs, ...), and an info as
+            ``SyncVectorEnv`` makes it of those of :class:`BulletEnv`.
 
         Raises:
             TypeError: the actions are of the wrong type.
@@ -172,39 +177,65 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
             ResetNeeded: there has been no reset.
             ClosedEnvironmentError: the environment has been closed.
         """
-        efforts = self._wanted(actions)
+        commands = self._decoder.decode_many(actions)
         self._require_running("step")
-        with self._undone_if_interrupted():
-            return self._step(efforts)
+        return self._guarded(lambda: self._step(commands))
 
-    def _step(self, efforts: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        (ended,) = self._ended.nonzero()
-        begins = self.autoreset_mode is AutoresetMode.NEXT_STEP
+    def _step(self, commands: Array) -> tuple[Observation, Array, Array, Array, dict[str, Any]]:
+        before: Array = self._states  # type: ignore[assignment]
+        was_ended = self._ended
+        (ended,) = was_ended.nonzero()
+        autoresets = self.autoreset_mode is AutoresetMode.NEXT_STEP
         waits = self.autoreset_mode is AutoresetMode.DISABLED
-        before = self._states
-        self._elapsed += ~self._ended
-        starts = {row: self._draw(row) for row in ended.tolist()} if begins else {}
-        self._states = self._advance(efforts, starts)
+        self._elapsed += ~was_ended
+        indices = ended.tolist()
+        initial = {i: self._sample_initial_state(i) for i in indices} if autoresets else {}
+        columns = self._ready().step(commands.ravel().tolist(), initial, indices if waits else ())
+        self._states = states = np.array(columns).reshape(before.shape)
         if waits:
-            self._states[ended] = before[ended]  # type: ignore[index]
-        reward, terminated = self.task.outcome(tuple(self._states.T))
-        rewards = np.full(self.num_envs, reward)
+            states[ended] = before[ended]
+        columns_after = tuple(states.T)
+        terminated = np.array(self.task.terminated(columns_after), np.bool_)
+        if terminated.ndim == 0:  # a task that never terminates may say so with one False
+            terminated = np.full(self.num_envs, terminated)
         truncated = np.zeros(self.num_envs, np.bool_)
         if self._time_limit is not None:
             truncated = self._elapsed >= self._time_limit
+        reward = self.task.reward(tuple(before.T), tuple(commands.T), columns_after)
+        terms: dict[str, Array] = {}
+        if isinstance(reward, Mapping):
+            terms = {name: self._column(term) for name, term in reward.items()}
+            reward = sum(terms.values())
+        rewards = self._column(reward)
         rewards[ended] = 0.0
-        if begins:
+        if autoresets:
             self._elapsed[ended] = 0
             terminated[ended] = truncated[ended] = False
-        observations = self._observe(~self._ended if waits else slice(None))
         self._ended = terminated | truncated
-        infos: dict[str, Any] = {}
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
-            infos = self._renew(observations)
+        acted = ~was_ended
+        ended_now = self._ended
+        observed: Any = acted if waits else slice(None)
+        if self.skip_observations:
+            observed = acted & ended_now
+        observations = self._observe(observed)
+        cleared = was_ended if autoresets else np.zeros(self.num_envs, np.bool_)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended_now.any():
+            cleared = ended_now
+            finals = self._finals(terms)
+            indices = np.flatnonzero(ended_now).tolist()
+            self._begin(indices)
+            observations = self._observe(indices)
+            infos = {**self._infos(terms, acted & ~ended_now, acted), **finals}
+        else:
+            infos = self._infos(terms, acted, acted | autoresets)
+        if self.render_mode == "rgb_array_list":
+            for index in np.flatnonzero(acted | autoresets).tolist():
+                kept = [] if cleared[index] else self._frames[index]
+                self._frames[index] = [*kept, self._frame(index)]
         return observations, rewards, terminated, truncated, infos
 
     def state(self) -> dict[str, Array]:
-        """Return the full state by name, in SI units, each column of shape (num_envs,).
+        """Return the full states by name, in SI units, each column of shape (num_envs,).
 
         Raises:
             ResetNeeded: there has been no reset.
@@ -213,8 +244,28 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         self._require_running("state")
         return dict(zip(self.task.state_names, self._states.T.copy(), strict=True))  # type: ignore[union-attr]
 
-    def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:
-        """Return a picture per row, as a single environment draws it.
+    def observation(self) -> Observation:
+        """Return the observations of the present states, new ones.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        self._require_running("observation")
+        return self._observe(slice(None))
+
+    def resynchronize(self) -> None:
+        """Set the engine to :meth:`state` anew, as :meth:`BulletEnv.resynchronize` does.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        self._require_running("resynchronize")
+        self._ready(resynchronize=True)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return a frame, or a list of frames, for each sub-environment, as a single one draws it.
 
         Raises:
             ResetNeeded: there has been no reset.
@@ -224,150 +275,121 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         if self.render_mode is None:
             warn("render() without a render mode: make the environment with 'rgb_array'")
             return None
-        if self._studio is None:
-            self._studio = Studio(self.task)
-        pictures = []
-        for state in map(tuple, self._states.tolist()):  # type: ignore[union-attr]
-            picture = self._studio.draw(state, self.task.video_camera)
-            pictures.append(self.observer.beside(picture, state))
-        return tuple(pictures)
+        if self.render_mode == "rgb_array_list":
+            frames, self._frames = self._frames, [[] for _ in range(self.num_envs)]
+            return tuple(frames)
+        return tuple(self._frame(index) for index in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Free the engine."""
-        if not hasattr(self, "_ended"):
+        """Free the engine; ``reset`` opens the environment again."""
+        if not hasattr(self, "_frames"):
             return  # refused by the constructor, which gymnasium 1.2 closes too
         self._discard_engine()
-        if self._studio is not None:
-            self._studio.close()
-        self._studio = None
+        if self._renderer is not None:
+            self._renderer.close()
+        self._renderer = None
         self.observer.close()
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The generator of each row."""
+        """The generator of each sub-environment."""
         return tuple(generator for generator, _ in self._generators)
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The seed of each row's generator."""
+        """The seed of each sub-environment's generator."""
         return tuple(seed for _, seed in self._generators)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the engine behind: a copy builds its own and goes on from the same states."""
-        return {**self.__dict__, "_worlds": [], "_studio": None}
+        """Leave the engine behind: a copy builds its own, and both go on equal to the bit."""
+        if self._simulation is not None:
+            self.resynchronize()
+        return {**self.__dict__, "_simulation": None, "_renderer": None}
 
-    def _advance(self, efforts: Array, placed: Mapping[int, State]) -> Array:
-        """Act in every row, teleport some of them, and return where all are then."""
-        assert self._states is not None
-        waits = self.autoreset_mode is AutoresetMode.DISABLED
-        if not self._worlds:
-            self._build()
-            self._place(dict(enumerate(self._states.tolist())))
-        axes = efforts.shape[1]
-        forces = efforts.ravel().tolist()
-        columns: list[float] = []
-        for world, scene, rows in self._worlds:
-            if waits and self._ended[rows].all():
-                columns += self._states[rows].ravel().tolist()
-                continue
-            scene.act(forces[rows.start * axes : rows.stop * axes])
-            world.step()
-            # Here, while the world is in the processor's cache, this takes half the time.
-            self._place_in(scene, rows, placed)
-            columns += scene.read()
-        return np.array(columns).reshape(self._states.shape)
-
-    def _begin(self, rows: Sequence[int], start: State | None = None) -> None:
-        """Begin an episode in some rows, from their own random starts if none is given."""
-        assert self._states is not None
-        if not self._worlds:
-            self._build()
-            others = set(range(self.num_envs)) - set(rows)
-            self._place({row: self._states[row].tolist() for row in others})
-        starts = {row: start or self._draw(row) for row in rows}
-        present = self._states.copy()
-        for _, scene, block in self._worlds:
-            if self._place_in(scene, block, starts):
-                present[block] = np.array(scene.read()).reshape(-1, present.shape[1])
-        self._states[rows] = present[rows]
-        self._elapsed[rows] = 0
-        self._ended[rows] = False
-
-    def _draw(self, row: int) -> State:
-        """Draw a row's first state."""
-        generator = self._generators[row][0]
-        self._drawn.append((generator.bit_generator, generator.bit_generator.state))
-        return self.task.draw_start(generator)
-
-    def _place(self, states: Mapping[int, State]) -> None:
-        """Teleport some rows to states."""
-        for _, scene, rows in self._worlds:
-            self._place_in(scene, rows, states)
-
-    @staticmethod
-    def _place_in(scene: Scene, rows: slice, states: Mapping[int, State]) -> bool:
-        """Teleport those of some rows that a scene has, and return whether it has any."""
-        here = {row - rows.start: states[row] for row in states if rows.start <= row < rows.stop}
-        if here:
-            scene.place(here)
-        return bool(here)
-
-    def _build(self) -> None:
-        worlds = []
-        count = -(-self.num_envs // self.task.rows_per_world)
-        for rows in np.array_split(np.arange(self.num_envs), count):
-            engine = World(self.task.physics_hz, self.task.control_hz)
-            scene = self.task.build(engine, len(rows))
-            worlds.append((engine, scene, slice(rows[0], rows[-1] + 1)))
-        self._worlds = worlds
-
-    @contextlib.contextmanager
-    def _undone_if_interrupted(self) -> Iterator[None]:
-        """Leave all as it was before if Ctrl-C or an error ends what is done inside."""
-        states = None if self._states is None else self._states.copy()
-        elapsed, ended, generators = self._elapsed.copy(), self._ended.copy(), [*self._generators]
-        latest, self._drawn = self._latest, []
+    def _guarded(self, call: Callable[[], Any]) -> Any:
+        """Return what a call returns; after Ctrl-C or an error in it, all must be reset."""
         try:
-            yield
+            return call()
         except BaseException:
-            self._states, self._elapsed, self._ended = states, elapsed, ended
-            self._latest, self._generators = latest, generators
-            for bits, state in reversed(self._drawn):
-                bits.state = state
             self._discard_engine()
+            self._states = None
             raise
 
-    def _discard_engine(self) -> None:
-        """Forget the worlds, which may be half-way through something."""
-        for world, _, _ in self._worlds:
-            world.close()
-        self._worlds = []
+    def _ready(self, resynchronize: bool = False) -> Simulation:
+        """Return the engine, which a copy has to build first."""
+        if self._simulation is None:
+            self._simulation = Simulation(self.task, self.num_envs)
+            resynchronize = self._states is not None
+        if resynchronize:
+            self._simulation.set_state(dict(enumerate(self._states.tolist())))  # type: ignore[union-attr]
+        return self._simulation
 
-    def _renew(self, observations: Array) -> dict[str, Any]:
-        """Begin the next episode of the rows that ended and return the info of their last step."""
-        ended = self._ended.copy()
-        rows = np.flatnonzero(ended).tolist()
-        finals = np.full(self.num_envs, None, dtype=object)
-        for row in rows:
-            finals[row] = observations[row].copy()
-        self._begin(rows)
-        self._observe(rows)
-        observations[rows] = self._latest[rows]
+    def _begin(self, indices: Sequence[int], state: State | None = None) -> None:
+        """Begin an episode in some sub-environments, from random initial states if none is given."""
+        initial = {index: state or self._sample_initial_state(index) for index in indices}
+        placed = self._ready().set_state(initial)
+        if self._states is None:
+            self._states = np.zeros((self.num_envs, len(self.task.state_names)))
+        self._states = self._states.copy()
+        self._states[indices] = [placed[index] for index in indices]
+        self._elapsed[indices] = 0
+        self._ended = self._ended.copy()
+        self._ended[indices] = False
+
+    def _sample_initial_state(self, index: int) -> State:
+        return self.task.sample_initial_state(self._generators[index][0])
+
+    def _finals(self, terms: dict[str, Array]) -> dict[str, Any]:
+        """Return the last observation and info of the sub-environments whose episode ends."""
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for index in np.flatnonzero(self._ended).tolist():
+            final_obs[index] = _take(self._latest, index)
         return {
-            "final_obs": finals,
-            "_final_obs": ended,
-            "final_info": {},
-            "_final_info": ended.copy(),
+            "final_obs": final_obs,
+            "_final_obs": self._ended.copy(),
+            "final_info": self._infos(terms, self._ended, self._ended),
+            "_final_info": self._ended.copy(),
         }
 
-    def _observe(self, rows: Any) -> Array:
-        """Look at some rows and return a new array of all observations."""
-        states = self._states[rows]  # type: ignore[index]
-        self._latest = self._latest.copy()
+    def _observe(self, indices: Any) -> Observation:
+        """Observe some sub-environments and return new arrays of all observations."""
+        states: Array = self._states[indices]  # type: ignore[index]
+        self._latest = _copy(self._latest)
         if len(states):
-            self._latest[rows] = self.observer.observe_rows(states)
-        observations: Array = self._latest.copy()
-        return observations
+            _put(self._latest, indices, self.observer.observe_many(states))
+        return _copy(self._latest)
+
+    def _infos(self, terms: dict[str, Array], acted: Array, shown: Array) -> dict[str, Any]:
+        """Return the info as ``SyncVectorEnv`` puts it together.
+
+        Args:
+            terms: of the reward, each of shape (num_envs,).
+            acted: where the info has them.
+            shown: where the info has ``task.info`` of the present state.
+        """
+        infos: dict[str, Any] = {}
+        if terms and acted.any():
+            infos = {"reward_terms": _masked(terms, acted), "_reward_terms": acted.copy()}
+        if self._has_info and shown.any():
+            info = self.task.info(tuple(self._states.T))  # type: ignore[union-attr]
+            infos |= _masked({k: np.broadcast_to(v, self.num_envs) for k, v in info.items()}, shown)
+        return infos
+
+    def _column(self, value: Any) -> Array:
+        """Return a reward as a new array of shape (num_envs,), given that or one number."""
+        return np.array(np.broadcast_to(value, self.num_envs), np.float64)
+
+    def _frame(self, index: int) -> Array:
+        if self._renderer is None:
+            self._renderer = Renderer(self.task)
+        state = tuple(self._states[index].tolist())  # type: ignore[index]
+        frame = self._renderer.draw(state, self.task.video_camera)
+        return self.observer.with_observation_inset(frame, state)
+
+    def _discard_engine(self) -> None:
+        if self._simulation is not None:
+            self._simulation.close()
+        self._simulation = None
 
     def _seeds(self, seed: Any) -> list[int | None]:
         if seed is None:
@@ -375,98 +397,66 @@ class BulletVectorEnv(VectorEnv[Array, Array, Array]):
         if isinstance(seed, np.ndarray):
             seed = seed.tolist()
         if isinstance(seed, int | np.integer):
-            return [self._seed(seed, "seed") + row for row in range(self.num_envs)]
+            return [_seed(seed, "seed") + index for index in range(self.num_envs)]
         if isinstance(seed, str | bytes) or not isinstance(seed, Sequence):
-            raise TypeError(f"seed={seed!r} must be None, a whole number or one for each row")
+            raise TypeError(
+                f"seed={shorten(seed)} must be None, a whole number or one per sub-environment"
+            )
         if len(seed) != self.num_envs:
             raise ValueError(f"seed has {len(seed)} entries and must have {self.num_envs}")
-        return [one if one is None else self._seed(one, f"seed[{i}]") for i, one in enumerate(seed)]
-
-    @staticmethod
-    def _seed(seed: Any, name: str) -> int:
-        legal = f"{name}={seed!r} must be a whole number from 0"
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-            raise TypeError(legal)
-        if seed < 0:
-            raise ValueError(legal)
-        return int(seed)
-
-    def _chosen(self, options: Any) -> tuple[list[int], State | None]:
-        """Return the rows to begin, and the state to begin from if one is given."""
-        options = {} if options is None else options
-        if not isinstance(options, Mapping):
-            raise TypeError(f"options {options!r} must be None or a dict")
-        if unknown := [name for name in options if name not in ("state", "reset_mask")]:
-            raise ValueError(f"options has no {unknown}; its names are 'state' and 'reset_mask'")
-        named = options.get("state")
-        start = None if named is None else self.task.named_state(named)
-        if "reset_mask" not in options:
-            return list(range(self.num_envs)), start
-        mask = options["reset_mask"]
-        legal = f"a NumPy array of {self.num_envs} bools, at least one of them True"
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f"reset_mask={mask!r} must be {legal}")
-        if mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(f"reset_mask={mask!r} must be {legal}")
-        return np.flatnonzero(mask).tolist(), start
-
-    def _wanted(self, actions: Any) -> Array:
-        """Return the force or torques that each row's action asks for, a row each."""
-        whole, legal = not self.task.continuous, self._legal_actions
-        try:
-            array = np.asarray(actions)
-        except ValueError:
-            raise ValueError(f"actions of different lengths must be {legal}") from None
-        if array.dtype.kind not in ("iu" if whole else "fiu"):
-            raise TypeError(f"actions of dtype {array.dtype} must be {legal}")
-        if array.shape != self.action_space.shape:
-            raise ValueError(f"actions of shape {array.shape} must be {legal}")
-        if whole:
-            self._refuse((array < 0) | (array >= len(self._efforts)), array)
-            return self._efforts.take(array, axis=0)
-        self._refuse(~np.isfinite(array).all(axis=1), array)
-        scaled = self.task.greatest_effort * np.clip(array.astype(np.float64), -1.0, 1.0)
-        return scaled
-
-    def _refuse(self, wrong: Array, actions: Array) -> None:
-        """Refuse the actions of some rows, and name the first of these."""
-        if np.count_nonzero(wrong):  # faster than any
-            row = int(wrong.argmax())
-            action = actions[row].tolist()
-            raise ValueError(f"actions[{row}]={action!r} must be {self._legal_actions}")
+        return [one if one is None else _seed(one, f"seed[{i}]") for i, one in enumerate(seed)]
 
     def _require_running(self, call: str) -> None:
         if self.closed:
-            raise ClosedEnvironmentError(f"{call}() after close(): make a new environment")
+            raise ClosedEnvironmentError(f"{call}() after close(): call reset() first")
         if self._states is None:
             raise ResetNeeded(f"{call}() before reset(): call reset() first")
 
 
-class BulletCartPoleVectorEnv(BulletVectorEnv):
-    """Many :class:`~bullet_envs.env.BulletCartPoleEnv`, with its keywords."""
+def require_disabled(envs: VectorEnv[Any, Any, Any], user: str) -> None:
+    """Refuse a vector environment that begins episodes by itself.
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        render_mode: str | None = None,
-        **keywords: Any,
-    ) -> None:
-        task, observer = problem(CartPole, KEYWORDS, **keywords)
-        super().__init__(task, observer, num_envs, max_episode_steps, autoreset_mode, render_mode)
+    Raises:
+        ValueError: its autoreset mode is not DISABLED.
+    """
+    mode = envs.metadata.get("autoreset_mode")
+    if mode is not AutoresetMode.DISABLED:
+        raise ValueError(f"{user} needs a vector environment with autoreset_mode='Disabled', not {mode}")
 
 
-class BalancingPlateVectorEnv(BulletVectorEnv):
-    """Many :class:`~bullet_envs.env.BalancingPlateEnv`, with its keywords."""
+def _seed(seed: Any, name: str) -> int:
+    legal = f"{name}={shorten(seed)} must be a whole number from 0"
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(legal)
+    if seed < 0:
+        raise ValueError(legal)
+    return int(seed)
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        render_mode: str | None = None,
-        **keywords: Any,
-    ) -> None:
-        task, observer = problem(BalancingPlate, KEYWORDS, **keywords)
-        super().__init__(task, observer, num_envs, max_episode_steps, autoreset_mode, render_mode)
+
+def _copy(observations: Observation) -> Observation:
+    if isinstance(observations, dict):
+        return {name: array.copy() for name, array in observations.items()}
+    return observations.copy()
+
+
+def _put(observations: Observation, indices: Any, new: Observation) -> None:
+    if isinstance(observations, dict):
+        for name, array in observations.items():
+            array[indices] = new[name]
+    else:
+        observations[indices] = new
+
+
+def _take(observations: Observation, index: int) -> Observation:
+    if isinstance(observations, dict):
+        return {name: array[index].copy() for name, array in observations.items()}
+    return observations[index].copy()
+
+
+def _masked(columns: Mapping[str, Array], mask: Array) -> dict[str, Any]:
+    """Return columns as an info has them: 0 where the mask is False, and the mask of each."""
+    info: dict[str, Any] = {}
+    for name, column in columns.items():
+        info[name] = np.where(mask, column, np.zeros(1, column.dtype))
+        info[f"_{name}"] = mask.copy()
+    return info

@@ -1,26 +1,35 @@
-"""The problem of BalancingPlate-v0."""
+"""The task of BalancingPlate-v0."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import assets
-from .camera import Camera
-from .task import State, Task
-from .world import MAX_PHYSICS_HZ, MAX_SPEED, World
+from .. import assets
+from ..camera import Camera
+from ..engine import MAX_PHYSICS_HZ, MAX_SPEED
+from ..engine.urdf import read_links
+from ..registration import register_task
+from ..scene import Actuator, BodyScene
+from ..task import State, Task
 
-_PLATE = assets.links("balancing_plate.urdf")["plate"]
-_BALL = assets.links("ball.urdf")["ball"]
-HALF_SIDE = _PLATE.size[0] / 2  # m
-BALL_RADIUS = _BALL.size[0]  # m
-BALL_HEIGHT = _PLATE.size[2] / 2 + BALL_RADIUS  # m, a resting ball's centre above the plate's
+if TYPE_CHECKING:
+    from ..engine.world import World
+
+_PLATE = read_links(assets.path("balancing_plate.urdf"))["plate"]
+_BALL = read_links(assets.path("ball.urdf"))["ball"]
+HALF_SIDE = _PLATE.collision_size[0] / 2  # m
+BALL_RADIUS = _BALL.collision_size[0]  # m
+BALL_HEIGHT = _PLATE.collision_size[2] / 2 + BALL_RADIUS  # m, a resting ball's centre above
 LIFT_LIMIT = 0.15  # m, a ball this high above its resting place has left the plate
 PENETRATION = 2e-3  # m, deeper than any contact that the solver leaves
 
 
+@register_task("BalancingPlate")
 @dataclass(frozen=True, kw_only=True)
 class BalancingPlate(Task):
     """Keep a ping-pong ball on a plate by turning the plate about two axes.
@@ -122,15 +131,17 @@ class BalancingPlate(Task):
         *("ball_vx", "ball_vy", "ball_vz"),
         *("ball_wx", "ball_wy", "ball_wz"),
     )
-    observed_names: ClassVar[tuple[str, ...]] = (
-        *("ball_x", "ball_y", "ball_z", "ball_vx", "ball_vy", "ball_vz"),
-        *("pitch", "roll", "pitch_rate", "roll_rate"),
+    reward_threshold: ClassVar[float | None] = 475.0
+    discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = (
+        (-1.0, -1.0),
+        (-1.0, 1.0),
+        (1.0, -1.0),
+        (1.0, 1.0),
     )
-    directions: ClassVar[tuple[tuple[int, ...], ...]] = ((-1, -1), (-1, 1), (1, -1), (1, 1))
-    # Rows stand in one place, since contacts round with coordinates, and a balanced plate is
-    # unstable enough to make a rounding error centimetres in ten seconds. All pairs of rows are
-    # then looked at, which makes larger worlds slower.
-    rows_per_world: ClassVar[int] = 8
+    # All stand in one place, since contacts round with coordinates, and a balanced plate is
+    # unstable enough to make a rounding error centimetres in ten seconds.
+    envs_per_world: ClassVar[int] = 8
+    bullet_substeps: ClassVar[bool] = True
     observation_scale: ClassVar[tuple[float, ...]] = (
         *(0.05, 0.05, 0.05),  # m
         *(0.1, 0.1, 0.1),  # m/s
@@ -168,9 +179,17 @@ class BalancingPlate(Task):
             )
 
     @property
-    def greatest_effort(self) -> float:
-        """The torque of an action of size 1 (N·m)."""
-        return self.torque
+    def actuators(self) -> tuple[Actuator, ...]:
+        """A torque about each axis."""
+        return tuple(Actuator(joint=joint, scale=self.torque) for joint in ("pitch", "roll"))
+
+    @property
+    def observed_names(self) -> tuple[str, ...]:
+        """The names of the columns that :meth:`observe` returns."""
+        return (
+            *("ball_x", "ball_y", "ball_z", "ball_vx", "ball_vy", "ball_vz"),
+            *("pitch", "roll", "pitch_rate", "roll_rate"),
+        )
 
     def observation_bounds(self) -> tuple[float, ...]:
         """Return the largest absolute value of each column of the observation."""
@@ -185,8 +204,8 @@ class BalancingPlate(Task):
         """Return the ball at rest in the middle of a level plate."""
         return self._ball_on_plate((0.0, 0.0), (0.0, 0.0), 0.0, 0.0, 0.0)
 
-    def draw_start(self, rng: np.random.Generator) -> State:
-        """Draw a ball that rests on, or is dropped onto, a tilted plate."""
+    def sample_initial_state(self, rng: np.random.Generator) -> State:
+        """Return a ball that rolls on, or is dropped onto, a tilted plate."""
         ranges = 2 * [self.start_position] + 2 * [self.start_speed] + 2 * [self.start_tilt]
         u, v, u_dot, v_dot, pitch, roll = [
             2 * most * share - most
@@ -201,10 +220,11 @@ class BalancingPlate(Task):
         pitch: float,
         roll: float,
         gap: float,
+        pitch_rate: float = 0.0,
+        roll_rate: float = 0.0,
     ) -> State:
         """Return the state of a ball that rolls on the plate, in the plate's own axes."""
-        cp, sp, cr, sr = math.cos(pitch), math.sin(pitch), math.cos(roll), math.sin(roll)
-        axes = np.array([[cr, 0, sr], [sp * sr, cp, -sp * cr], [-cp * sr, sp, cp * cr]])
+        axes = _plate_axes(pitch, roll)
         position = (axes @ [*place, BALL_HEIGHT + gap]).tolist()
         vx, vy, vz = velocity = (axes @ [*speed, 0.0]).tolist()
         nx, ny, nz = axes[:, 2].tolist()
@@ -212,15 +232,49 @@ class BalancingPlate(Task):
             component / BALL_RADIUS
             for component in (ny * vz - nz * vy, nz * vx - nx * vz, nx * vy - ny * vx)
         ]
-        return (pitch, 0.0, roll, 0.0, *position, 0.0, 0.0, 0.0, 1.0, *velocity, *spin)
+        if pitch_rate or roll_rate:  # the ball also moves and turns with the plate
+            rate = _plate_rate(pitch, pitch_rate, roll_rate)
+            velocity = (velocity + np.cross(rate, position)).tolist()
+            spin = (spin + rate).tolist()
+        joints = (pitch, pitch_rate, roll, roll_rate)
+        return (*joints, *position, 0.0, 0.0, 0.0, 1.0, *velocity, *spin)
 
-    def check_start(self, state: State) -> None:
+    @property
+    def coordinate_names(self) -> tuple[str, ...]:
+        """Place and speed of a rolling ball in the plate's axes, joint angles and speeds."""
+        return ("u", "u_dot", "v", "v_dot", "pitch", "pitch_rate", "roll", "roll_rate")
+
+    @property
+    def tolerances(self) -> tuple[float, ...]:
+        """What a regulator weighs as 1: m and m/s, twice, then rad and rad/s, twice."""
+        return 0.02, 0.2, 0.02, 0.2, 0.05, 0.4, 0.05, 0.4
+
+    @property
+    def command_tolerances(self) -> tuple[float, ...]:
+        """What a regulator weighs as 1: a fifth of the greatest torque (N·m)."""
+        return (self.torque / 5,) * 2
+
+    def coordinates(self, state: State) -> Sequence[Any]:
+        """Return the independent coordinates of a rolling ball on a plate."""
+        pitch, pitch_rate, roll, roll_rate = state[:4]
+        position, velocity = np.array(state[4:7]), np.array(state[11:14])
+        rate = _plate_rate(pitch, pitch_rate, roll_rate)
+        u_dot, v_dot, _ = _plate_axes(pitch, roll).T @ (velocity - np.cross(rate, position))
+        u, v, _ = self._in_plate_axes(state)
+        return u, u_dot, v, v_dot, pitch, pitch_rate, roll, roll_rate
+
+    def from_coordinates(self, coordinates: Sequence[float]) -> State:
+        """Return the state of a ball that rolls on the plate, the inverse of ``coordinates``."""
+        u, u_dot, v, v_dot, pitch, pitch_rate, roll, roll_rate = coordinates
+        return self._ball_on_plate((u, v), (u_dot, v_dot), pitch, roll, 0.0, pitch_rate, roll_rate)
+
+    def check_initial_state(self, state: State) -> None:
         """Refuse also a ball inside the plate and a quaternion that is not of length 1.
 
         Raises:
             ValueError: as said.
         """
-        super().check_start(state)
+        super().check_initial_state(state)
         if abs(math.hypot(*state[7:11]) - 1) > 1e-6:
             raise ValueError(f"state ball_qx..ball_qw={state[7:11]!r} must have length 1")
         height = self._in_plate_axes(state)[2]
@@ -238,7 +292,7 @@ class BalancingPlate(Task):
             [column / scale for column, scale in zip(columns, self.observation_scale, strict=True)]
         )
 
-    def failed(self, state: State) -> Any:
+    def terminated(self, state: State) -> Any:
         """Return whether the ball has left the plate or the plate is past its limit."""
         pitch, _, roll = state[:3]
         u, v, height = self._in_plate_axes(state)
@@ -259,39 +313,21 @@ class BalancingPlate(Task):
         ring_z = cp * z - sp * y
         return cr * x - sr * ring_z, cp * y + sp * z, sr * x + cr * ring_z
 
-    def build(self, world: World, rows: int = 1) -> "BalancingPlateScene":
+    def build(self, world: World, num_envs: int) -> BodyScene:
         """Load plates and balls."""
-        return BalancingPlateScene(world, rows, self.ball_mass)
+        scene = BodyScene(world, num_envs, self.actuators)
+        scene.add_robot(assets.path("balancing_plate.urdf"), ("pitch", "roll"))
+        for ball in scene.add_object(assets.path("ball.urdf"), (0.0, 0.0, BALL_HEIGHT)):
+            ball.set_base_mass(self.ball_mass, 2 / 3 * self.ball_mass * BALL_RADIUS**2)
+        return scene
 
 
-class BalancingPlateScene:
-    """Plates and balls, one or more of each, in one place."""
+def _plate_axes(pitch: float, roll: float) -> Any:
+    """Return the plate's own axes, a column each, in world axes."""
+    cp, sp, cr, sr = math.cos(pitch), math.sin(pitch), math.cos(roll), math.sin(roll)
+    return np.array([[cr, 0, sr], [sp * sr, cp, -sp * cr], [-cp * sr, sp, cp * cr]])
 
-    def __init__(self, world: World, rows: int, ball_mass: float) -> None:
-        self._rows = []
-        for row in range(rows):
-            plate = world.load(assets.path("balancing_plate.urdf"), fixed=True, row=row)
-            ball = world.load(assets.path("ball.urdf"), (0.0, 0.0, BALL_HEIGHT), row=row)
-            ball.set_base_mass(ball_mass, 2 / 3 * ball_mass * BALL_RADIUS**2)
-            self._rows.append((plate, ball))
-        self._joints = plate.joints("pitch", "roll")
 
-    def place(self, states: Mapping[int, State]) -> None:
-        """Teleport some rows to states."""
-        for row, state in states.items():
-            plate, ball = self._rows[row]
-            plate.place_joints(self._joints, state[:4:2], state[1:4:2])
-            ball.place_base(state[4:7], state[7:11], state[11:14], state[14:17])
-
-    def act(self, efforts: Sequence[float]) -> None:
-        """Turn the plates (N·m about pitch and roll)."""
-        for row, (plate, _) in enumerate(self._rows):
-            plate.apply(self._joints, efforts[2 * row : 2 * row + 2])
-
-    def read(self) -> State:
-        """Return the columns that ``BalancingPlate.state_names`` names, of each row."""
-        columns: list[float] = []
-        for plate, ball in self._rows:
-            columns += plate.joint_states(self._joints)
-            columns += ball.base()
-        return columns
+def _plate_rate(pitch: float, pitch_rate: float, roll_rate: float) -> Any:
+    """Return the plate's angular velocity in world axes (rad/s)."""
+    return np.array([pitch_rate, roll_rate * math.cos(pitch), roll_rate * math.sin(pitch)])

@@ -1,17 +1,24 @@
-"""The problem of BulletCartPole-v0."""
+"""The task of BulletCartPole-v0."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import assets
-from .camera import Camera
-from .task import State, Task
-from .world import MAX_SPEED, World
+from .. import assets
+from ..camera import Camera
+from ..engine import MAX_SPEED
+from ..registration import register_task
+from ..scene import Actuator, ContactFreeScene
+from ..task import State, Task
+
+if TYPE_CHECKING:
+    from ..engine.world import World
 
 
+@register_task("BulletCartPole")
 @dataclass(frozen=True, kw_only=True)
 class CartPole(Task):
     """Keep a hinged pole upright by pushing its cart left or right.
@@ -84,9 +91,10 @@ class CartPole(Task):
     start_range: float = 0.05
 
     state_names: ClassVar[tuple[str, ...]] = ("x", "x_dot", "theta", "theta_dot")
-    observed_names: ClassVar[tuple[str, ...]] = state_names
-    directions: ClassVar[tuple[tuple[int, ...], ...]] = ((-1,), (1,))
-    rows_per_world: ClassVar[int] = 32
+    reward_threshold: ClassVar[float | None] = 475.0
+    discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = ((-1.0,), (1.0,))
+    envs_per_world: ClassVar[int] = 32
+    bullet_substeps: ClassVar[bool] = True
     video_camera: ClassVar[Camera] = Camera(eye=(0.0, -5.0, 1.4), target=(0.0, 0.0, 0.2), fov=41.0)
     # Rolled by 25 degrees: an upright edge moves whole pixels or not at all, a slanted one shows
     # every fraction of a pixel somewhere along its length.
@@ -108,9 +116,9 @@ class CartPole(Task):
             )
 
     @property
-    def greatest_effort(self) -> float:
-        """The force of an action of size 1 (N)."""
-        return self.force
+    def actuators(self) -> tuple[Actuator, ...]:
+        """A force on the cart."""
+        return (Actuator(joint="slider", scale=self.force),)
 
     def observation_bounds(self) -> tuple[float, ...]:
         """Return the largest absolute value of each column of the observation."""
@@ -120,46 +128,29 @@ class CartPole(Task):
         """Return the pole upright on a cart in the middle."""
         return 0.0, 0.0, 0.0, 0.0
 
-    def draw_start(self, rng: np.random.Generator) -> State:
-        """Draw the four columns from U(-start_range, start_range)."""
+    def sample_initial_state(self, rng: np.random.Generator) -> State:
+        """Return four columns from U(-start_range, start_range)."""
         return tuple(rng.uniform(-self.start_range, self.start_range, 4).tolist())
 
     def observe(self, state: State) -> State:
-        """Return the state: it is all there is to see."""
+        """Return the whole state."""
         return state
 
-    def followed(self, state: State) -> tuple[float, float, float]:
+    def camera_target(self, state: State) -> tuple[float, float, float]:
         """Return the cart's position (m)."""
         return state[0], 0.0, 0.0
 
-    def failed(self, state: State) -> Any:
+    def terminated(self, state: State) -> Any:
         """Return whether cart or pole is past its limit."""
         x, _, theta, _ = state
         return (abs(x) > self.x_limit) | (abs(theta) > self.angle_limit)
 
-    def build(self, world: World, rows: int = 1) -> "CartPoleScene":
-        """Load carts, poles and a rail."""
-        return CartPoleScene(world, rows)
+    @property
+    def tolerances(self) -> tuple[float, ...]:
+        """What a regulator weighs as 1: m, m/s, rad, rad/s."""
+        return 0.5, 1.0, 0.1, 0.5
 
-
-class CartPoleScene:
-    """Carts and poles on a rail, all of them one body of Bullet's."""
-
-    def __init__(self, world: World, rows: int) -> None:
-        self._body = world.load(assets.path("cart_pole.urdf"), fixed=True, copies=rows)
-        self._sliders = self._body.joints("slider")
-        self._joints = self._body.joints("slider", "hinge")
-
-    def place(self, states: Mapping[int, State]) -> None:
-        """Teleport some rows to states."""
-        joints = [joint for row in states for joint in self._joints[2 * row : 2 * row + 2]]
-        columns = [number for state in states.values() for number in state]
-        self._body.place_joints(joints, columns[::2], columns[1::2])
-
-    def act(self, efforts: Sequence[float]) -> None:
-        """Push the carts (N)."""
-        self._body.apply(self._sliders, efforts)
-
-    def read(self) -> State:
-        """Return x (m), x_dot (m/s), theta (rad), theta_dot (rad/s) of each row."""
-        return self._body.joint_states(self._joints)
+    def build(self, world: World, num_envs: int) -> ContactFreeScene:
+        """Load carts, poles and a rail. Nothing of them touches, and no joint has a limit."""
+        path = assets.path("cart_pole.urdf")
+        return ContactFreeScene(world, num_envs, self.actuators, path, ("slider", "hinge"))

@@ -1,0 +1,29 @@
+"""Checks of what users pass, and how errors show it."""
+
+from numbers import Integral, Real
+from typing import Any
+
+SHOWN = 80  # characters of a value in an error
+
+
+def shorten(value: Any) -> str:
+    """Return ``repr(value)`` in one line of at most 80 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def require(
+    name: str, value: Any, low: float, high: float, unit: str = "", whole: bool = False
+) -> None:
+    """Refuse a value that is not a number, or a whole one, from ``low`` to ``high``.
+
+    Raises:
+        TypeError: it is no such number.
+        ValueError: it is out of the range.
+    """
+    kind, word = (Integral, "whole number") if whole else (Real, "number")
+    wrong = f"{name}={shorten(value)} must be a {word} from {low:g} to {high:g} {unit}".rstrip()
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(wrong)
+    if not low <= value <= high:  # type: ignore[operator]
+        raise ValueError(wrong)

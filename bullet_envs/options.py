@@ -1,0 +1,90 @@
+"""What ``reset(options=...)`` and the keywords of an environment ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .checks import shorten
+from .observers import OBSERVERS, Observer, PixelObserver, StateObserver
+from .registration import load_task
+from .task import State, Task
+
+
+def parse_options(
+    options: Any, task: Task, num_envs: int | None = None
+) -> tuple[list[int], State | None]:
+    """Return which sub-environments to reset, and the state to begin from if one is given.
+
+    Args:
+        options: None or a dict with ``"state"`` (``{name: value}``, see :meth:`Task.named_state`)
+            and, in a vector environment, ``"reset_mask"`` (bool array of shape (num_envs,)).
+        task: whose states to name.
+        num_envs: of a vector environment; None for a single one.
+
+    Raises:
+        TypeError: the options are not of that form.
+        ValueError: an option or state is not legal.
+    """
+    names = ("state",) if num_envs is None else ("state", "reset_mask")
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options {shorten(options)} must be None or a dict with {' or '.join(map(repr, names))}")
+    if unknown := [name for name in options if name not in names]:
+        raise ValueError(f"options has no {shorten(unknown)}; legal: {', '.join(names)}")
+    named = options.get("state")
+    state = None if named is None else task.named_state(named)
+    count = 1 if num_envs is None else num_envs
+    if "reset_mask" not in options:
+        return list(range(count)), state
+    mask = options["reset_mask"]
+    legal = f"a NumPy array of {count} bools, at least one of them True"
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        raise TypeError(f"reset_mask={shorten(mask)} must be {legal}")
+    if mask.shape != (count,) or not mask.any():
+        raise ValueError(f"reset_mask={shorten(mask)} must be {legal}")
+    return np.flatnonzero(mask).tolist(), state
+
+
+def make_task(
+    task: Task | type[Task] | str,
+    observer: str,
+    keywords: dict[str, Any],
+    others: Sequence[str],
+) -> tuple[Task, Observer]:
+    """Return the task and the observer that the keywords of an environment ask for.
+
+    Args:
+        task: a task, its class or ``"module:Class"``.
+        observer: one of ``OBSERVERS``.
+        keywords: of the task and the observer.
+        others: keywords that the environment has beside these, for the error that lists them.
+
+    Raises:
+        TypeError: a keyword is unknown or of the wrong type.
+        ValueError: a keyword is out of its range.
+    """
+    if observer not in OBSERVERS:
+        raise ValueError(f"observer={shorten(observer)} must be one of {', '.join(OBSERVERS)}")
+    kind = load_task(task) if isinstance(task, str) else task
+    if isinstance(kind, Task):
+        of_task = []
+    else:
+        of_task = [field.name for field in dataclasses.fields(kind)]
+    of_pixels = list(inspect.signature(PixelObserver).parameters)[1:]
+    legal = [*others, "observer", *of_task, *(of_pixels if observer == "pixels" else [])]
+    if unknown := [name for name in keywords if name not in legal]:
+        # Python's own words, which programs look for that try keywords one after the other.
+        raise TypeError(
+            f"got an unexpected keyword argument {unknown[0]!r}; legal: {', '.join(legal)}"
+        )
+    given = {name: value for name, value in keywords.items() if name in of_task}
+    made = kind if isinstance(kind, Task) else kind(**given)
+    if observer == "pixels":
+        rest = {name: value for name, value in keywords.items() if name not in of_task}
+        return made, PixelObserver(made, **rest)
+    return made, StateObserver(made)

@@ -1,0 +1,122 @@
+"""One declaration makes a task's ids, single and vector, with states or images to observe."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import gymnasium as gym
+
+from .task import Task
+
+Kind = TypeVar("Kind", bound=type[Task])
+
+
+@dataclass(frozen=True)
+class RegisteredTask:
+    """The ids of a task.
+
+    Args:
+        name: as given to :func:`register_task`.
+        task: where its class is, ``"module:Class"``.
+        state_id: observes the columns that the task chose.
+        pixel_id: observes an image.
+    """
+
+    name: str
+    task: str
+    state_id: str
+    pixel_id: str
+
+
+_REGISTERED: dict[str, RegisteredTask] = {}
+
+
+def register_task(name: str, version: int = 0) -> Callable[[Kind], Kind]:
+    """Register a task's ids with Gymnasium: ``<name>-v<version>`` and ``<name>Pixels-v<version>``.
+
+    A class decorator. Both ids have a single and a vector entry point. Where the decorated class is
+    in a package, ``gym.make("package:<id>")`` imports it, also in spawned worker processes.
+    Registering the same class again, as a reloaded module does, takes its present settings.
+
+    Args:
+        name: of the ids; may begin with a namespace, ``"my_robots/Arm"``.
+        version: to be raised by whatever changes dynamics, reward, spaces or pixels.
+
+    Raises:
+        TypeError: what is decorated is not a subclass of :class:`Task`.
+        ValueError: an id belongs to another environment, or the class cannot be imported by name.
+        gymnasium.error.Error: the name is not legal.
+    """
+
+    def register(kind: Kind) -> Kind:
+        if not (isinstance(kind, type) and issubclass(kind, Task)):
+            raise TypeError(f"register_task({name!r}) decorates a subclass of Task, not {kind!r}")
+        if "." in kind.__qualname__:
+            raise ValueError(f"{kind.__qualname__} must stand at the top level of its module")
+        found = RegisteredTask(
+            name,
+            f"{kind.__module__}:{kind.__name__}",
+            f"{name}-v{version}",
+            f"{name}Pixels-v{version}",
+        )
+        ids = (found.state_id, found.pixel_id)
+        for env_id in ids:
+            known = _REGISTERED.get(env_id)
+            if env_id in gym.registry and (known is None or known.task != found.task):
+                raise ValueError(f"the id {env_id} is registered for another environment")
+        for env_id in ids:
+            gym.registry.pop(env_id, None)
+            _REGISTERED[env_id] = found
+            _register(env_id, kind)
+        return kind
+
+    return register
+
+
+def _register(env_id: str, kind: type[Task]) -> None:
+    task = _REGISTERED[env_id]
+    gym.register(
+        env_id,
+        "bullet_envs.env:BulletEnv",
+        vector_entry_point="bullet_envs.vector:BulletVectorEnv",
+        max_episode_steps=kind.max_episode_steps,
+        reward_threshold=kind.reward_threshold,
+        order_enforce=False,  # the environments themselves raise ResetNeeded
+        kwargs={"task": task.task, "observer": "state" if env_id == task.state_id else "pixels"},
+    )
+
+
+def register_envs() -> None:
+    """Register every task's ids that Gymnasium does not have. Calling it again changes nothing."""
+    for env_id, task in _REGISTERED.items():
+        if env_id not in gym.registry:
+            _register(env_id, load_task(task.task))
+
+
+def registered(env_id: str) -> RegisteredTask | None:
+    """Return the task of an id, which may have the prefix ``module:``, or None if it is no task's."""
+    return _REGISTERED.get(env_id.rpartition(":")[2])
+
+
+def env_ids() -> tuple[str, ...]:
+    """Return the ids of all tasks: those that observe states, then those that observe images."""
+    tasks = dict.fromkeys(_REGISTERED.values())
+    return (*(task.state_id for task in tasks), *(task.pixel_id for task in tasks))
+
+
+def load_task(path: str) -> type[Task]:
+    """Return the class at ``"module:Class"``.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    module, _, name = path.partition(":")
+    try:
+        __import__(module)
+        kind = getattr(sys.modules[module], name)
+    except (ImportError, AttributeError, KeyError, ValueError) as error:
+        raise ValueError(f"task={path!r} must be 'module:Class': {error}") from None
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise ValueError(f"task={path!r} is not a subclass of bullet_envs.Task")
+    return kind

@@ -1,0 +1,114 @@
+"""The physics of n sub-environments: no reset protocol, no random numbers, no reward."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .engine.world import World
+
+if TYPE_CHECKING:
+    from .scene import Scene
+    from .task import Task
+
+
+class Simulation:
+    """The worlds and scenes of one or more sub-environments of a task.
+
+    States and commands go in and come out as flat sequences of floats, sub-environment after
+    sub-environment. Sub-environments that share a world never touch, so each moves as it would
+    alone, to the bit.
+
+    Args:
+        task: the problem.
+        num_envs: sub-environments; ``task.envs_per_world`` of them share a world.
+        **options: of :class:`~bullet_envs.engine.world.World`: ``gui``, ``egl_renderer``,
+            ``visible``.
+
+    Raises:
+        RuntimeError: a window, EGL or one more client cannot be had.
+    """
+
+    def __init__(self, task: Task, num_envs: int = 1, **options: bool) -> None:
+        self._actuators = len(task.actuators)
+        self._columns = len(task.state_names)
+        self._worlds: list[tuple[World, Scene, range]] = []
+        count = -(-num_envs // task.envs_per_world)
+        for number in range(count):
+            first, after = (num_envs * n // count for n in (number, number + 1))
+            world = World(
+                task.physics_hz,
+                task.control_hz,
+                task.gravity,
+                task.bullet_substeps,
+                **options,
+            )
+            self._worlds.append((world, task.build(world, after - first), range(first, after)))
+        self.world = self._worlds[0][0]
+
+    def set_state(self, states: Mapping[int, Sequence[Any]]) -> dict[int, list[float]]:
+        """Place some sub-environments, so that what follows depends on their states alone.
+
+        Args:
+            states: by index, a sequence of ``len(task.state_names)`` floats each.
+
+        Returns:
+            The same states as the engine gives them back, which may differ in the last bits of a
+            quaternion.
+        """
+        self.world.set_shared_parameters()
+        placed = {}
+        for _, scene, indices in self._worlds:
+            if here := _set_state(scene, indices, states):
+                columns = scene.state()
+                for index in here:
+                    first = index * self._columns
+                    placed[indices.start + index] = columns[first : first + self._columns]
+        return placed
+
+    def step(
+        self,
+        commands: Sequence[float],
+        then_set: Mapping[int, Sequence[Any]] | None = None,
+        idle: Collection[int] = (),
+    ) -> list[float]:
+        """Advance by one control period and return the columns of all states.
+
+        Args:
+            commands: of each actuator of each sub-environment (SI units).
+            then_set: states to place some sub-environments at after the period, by index.
+            idle: sub-environments whose state does not matter. A world that has no others is not
+                stepped, and its columns are 0.
+        """
+        if then_set:
+            self.world.set_shared_parameters()
+        width = self._actuators
+        columns: list[float] = []
+        for world, scene, indices in self._worlds:
+            if idle and all(index in idle for index in indices):
+                columns += [0.0] * (len(indices) * self._columns)
+                continue
+            mine = commands[indices.start * width : indices.stop * width]
+            for _ in range(world.steps):
+                scene.act(mine)
+                world.step()
+            if then_set:
+                # Here, while the world is in the processor's cache, this takes half the time.
+                _set_state(scene, indices, then_set)
+            columns += scene.state()
+        return columns
+
+    def close(self) -> None:
+        """Free the engine. Safe to call twice."""
+        for world, _, _ in self._worlds:
+            world.close()
+
+
+def _set_state(
+    scene: Scene, indices: range, states: Mapping[int, Sequence[Any]]
+) -> Mapping[int, Sequence[Any]]:
+    """Place those sub-environments that a scene has, and return their states."""
+    here = {index - indices.start: states[index] for index in states if index in indices}
+    if here:
+        scene.set_state(here)
+    return here
