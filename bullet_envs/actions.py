@@ -65,12 +65,12 @@ class ActionDecoder:
         try:
             index = operator.index(action)
         except TypeError:
-            raise TypeError(f"action {shorten(action)} must be {self._legal}") from None
-        if isinstance(action, bool):  # an int in Python, and none in NumPy
-            raise TypeError(f"action {action!r} must be {self._legal}")
-        if not 0 <= index < len(discrete):
-            raise ValueError(f"action {shorten(action)} must be {self._legal}")
-        return discrete[index]
+            index = None
+        if index is None or action.__class__ is bool:  # an int in Python, and none in NumPy
+            raise TypeError(f"action {shorten(action)} must be {self._legal}")
+        if 0 <= index < len(discrete):
+            return discrete[index]
+        raise ValueError(f"action {shorten(action)} must be {self._legal}")
 
     def _decode_box(self, action: Any) -> Command:
         try:

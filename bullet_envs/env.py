@@ -63,7 +63,11 @@ class BulletEnv(gym.Env[Observation, Any]):
         self.action_space = self.task.action_space
         self.observation_space = self.observer.space
         self.skip_observations = False
-        self._decoder = ActionDecoder(self.task)
+        self._decode = ActionDecoder(self.task).decode
+        # Looked up once, for a step that takes 7 microseconds.
+        self._observe = self.observer.observe
+        self._reward, self._is_terminated = self.task.reward, self.task.terminated
+        self._is_watched = render_mode == "human"
         self._has_info = type(self.task).info is not Task.info
         self._simulation: Simulation | None = None
         self._renderer: Renderer | None = None
@@ -103,7 +107,7 @@ class BulletEnv(gym.Env[Observation, Any]):
             self._discard_engine()
             raise
         self._terminated = False
-        if self.render_mode == "human":
+        if self._is_watched:
             self.render()
         return self.observation(), dict(self.task.info(self._state)) if self._has_info else {}
 
@@ -124,7 +128,7 @@ class BulletEnv(gym.Env[Observation, Any]):
             ResetNeeded: there has been no reset.
             ClosedEnvironmentError: the environment has been closed.
         """
-        command = self._decoder.decode(action)
+        command = self._decode(action)
         if self._simulation is None or self._terminated:
             self._require_running("step")
             if self._terminated:
@@ -136,10 +140,12 @@ class BulletEnv(gym.Env[Observation, Any]):
         except BaseException:  # Ctrl-C
             self._discard_engine()
             raise
-        task, state = self.task, self._state
-        self._state = next_state
-        self._terminated = terminated = bool(task.terminated(next_state))
-        reward = task.reward(state, command, next_state)  # type: ignore[arg-type]
+        state, self._state = self._state, next_state
+        terminated = self._is_terminated(next_state)
+        if terminated.__class__ is not bool:
+            terminated = bool(terminated)
+        self._terminated = terminated
+        reward = self._reward(state, command, next_state)  # type: ignore[arg-type]
         info: dict[str, Any] = {}
         if reward.__class__ is not float:
             if isinstance(reward, Mapping):
@@ -147,12 +153,12 @@ class BulletEnv(gym.Env[Observation, Any]):
                 info["reward_terms"], reward = terms, sum(terms.values())
             reward = float(reward)
         if self._has_info:
-            info.update(task.info(next_state))
-        if self.render_mode == "human":
+            info.update(self.task.info(next_state))
+        if self._is_watched:
             self.render()
         if self.skip_observations and not terminated:
             return self._latest, reward, False, False, info
-        self._latest = observation = self.observer.observe(next_state)
+        self._latest = observation = self._observe(next_state)
         return observation, reward, terminated, False, info
 
     def observation(self) -> Observation:
@@ -163,7 +169,7 @@ class BulletEnv(gym.Env[Observation, Any]):
             ClosedEnvironmentError: the environment has been closed.
         """
         self._require_running("observation")
-        self._latest = self.observer.observe(self._state)  # type: ignore[arg-type]
+        self._latest = self._observe(self._state)  # type: ignore[arg-type]
         return self._latest
 
     def state(self) -> dict[str, float]:

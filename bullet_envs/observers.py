@@ -50,26 +50,28 @@ class StateObserver:
         self.space: spaces.Box | spaces.Dict = task.observation_space
         self._columns = task.observe
         self._dtype = np.dtype(np.float32)  # NumPy is slower with np.float32
-        self._is_dict = isinstance(self.space, spaces.Dict)
 
     def observe(self, state: State) -> Observation:
         """Return the task's columns, float32."""
         columns = self._columns(state)
-        if self._is_dict:
-            return {name: np.asarray(columns[name], self._dtype) for name in self.space}  # type: ignore[index,union-attr,attr-defined,call-overload]
-        return np.asarray(columns, self._dtype)
+        if columns.__class__ is dict:
+            return {name: np.array(column, self._dtype) for name, column in columns.items()}
+        return np.array(columns, self._dtype)
 
     def observe_many(self, states: npt.NDArray[np.float64]) -> Observation:
         """Return the task's columns, float32 of shape (n, columns)."""
         columns: Any = self._columns(tuple(states.T))
-        if self._is_dict:
-            return {name: self._stack(columns[name], len(states)) for name in self.space}  # type: ignore[union-attr,attr-defined]
+        if columns.__class__ is dict:
+            return {name: self._stack(column, len(states)) for name, column in columns.items()}
         return self._stack(columns, len(states))
 
     def _stack(self, columns: Any, count: int) -> npt.NDArray[np.float32]:
-        stacked = np.empty((count, len(columns)), self._dtype)
-        for index, column in enumerate(columns):
-            stacked[:, index] = column  # an array, or a number that is the same for all
+        try:
+            stacked: npt.NDArray[np.float32] = np.array(columns, self._dtype).T
+        except ValueError:  # some of them are one number, the same for all
+            stacked = np.empty((count, len(columns)), self._dtype)
+            for index, column in enumerate(columns):
+                stacked[:, index] = column
         return stacked
 
     def with_observation_inset(

@@ -99,7 +99,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.skip_observations = False
-        self._time_limit = max_episode_steps
+        self._time_limit = np.inf if max_episode_steps is None else max_episode_steps
         self._decoder = ActionDecoder(self.task, self.num_envs)
         self._has_info = type(self.task).info is not Task.info
         self._generators = [seeding.np_random() for _ in range(self.num_envs)]
@@ -195,12 +195,8 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         if waits:
             states[ended] = before[ended]
         columns_after = tuple(states.T)
-        terminated = np.array(self.task.terminated(columns_after), np.bool_)
-        if terminated.ndim == 0:  # a task that never terminates may say so with one False
-            terminated = np.full(self.num_envs, terminated)
-        truncated = np.zeros(self.num_envs, np.bool_)
-        if self._time_limit is not None:
-            truncated = self._elapsed >= self._time_limit
+        terminated = np.full(self.num_envs, self.task.terminated(columns_after), np.bool_)
+        truncated = self._elapsed >= self._time_limit
         reward = self.task.reward(tuple(before.T), tuple(commands.T), columns_after)
         terms: dict[str, Array] = {}
         if isinstance(reward, Mapping):
@@ -218,9 +214,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         if self.skip_observations:
             observed = acted & ended_now
         observations = self._observe(observed)
-        cleared = was_ended if autoresets else np.zeros(self.num_envs, np.bool_)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and ended_now.any():
-            cleared = ended_now
             finals = self._finals(terms)
             indices = np.flatnonzero(ended_now).tolist()
             self._begin(indices)
@@ -229,9 +223,8 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         else:
             infos = self._infos(terms, acted, acted | autoresets)
         if self.render_mode == "rgb_array_list":
-            for index in np.flatnonzero(acted | autoresets).tolist():
-                kept = [] if cleared[index] else self._frames[index]
-                self._frames[index] = [*kept, self._frame(index)]
+            began = was_ended if autoresets else ended_now
+            self._collect_frames(acted | autoresets, began & (not waits))
         return observations, rewards, terminated, truncated, infos
 
     def state(self) -> dict[str, Array]:
@@ -377,7 +370,13 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
 
     def _column(self, value: Any) -> Array:
         """Return a reward as a new array of shape (num_envs,), given that or one number."""
-        return np.array(np.broadcast_to(value, self.num_envs), np.float64)
+        return np.full(self.num_envs, value, np.float64)
+
+    def _collect_frames(self, shown: Array, began: Array) -> None:
+        """Add a frame for some sub-environments, as the only one where an episode began."""
+        for index in np.flatnonzero(shown).tolist():
+            kept = [] if began[index] else self._frames[index]
+            self._frames[index] = [*kept, self._frame(index)]
 
     def _frame(self, index: int) -> Array:
         if self._renderer is None:

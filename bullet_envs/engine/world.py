@@ -1,5 +1,6 @@
 """A PyBullet client with every setting that decides a trajectory."""
 
+import functools
 import math
 import os
 import subprocess
@@ -34,7 +35,7 @@ class World:
         physics_hz: physics steps per second, a whole multiple of ``control_hz``.
         control_hz: control periods per second.
         gravity: along -z (m/s²).
-        bullet_substeps: let one :meth:`step` be a whole control period, divided by Bullet itself
+        bullet_substeps: let one ``step`` be a whole control period, divided by Bullet itself
             (``numSubSteps``). A third faster at 1000 Hz, but Bullet then applies joint damping once
             a period: :meth:`load` refuses robots that have any. Otherwise a step is one physics
             step and a control period has :attr:`steps` of them.
@@ -43,7 +44,9 @@ class World:
         visible: load what is only seen, such as the marker of a goal.
 
     Attributes:
-        steps: calls of :meth:`step` in a control period.
+        steps: calls of ``step`` in a control period.
+        step: ``step()`` advances by one of these. Forces and torques that were set before act in
+            this step alone, motors until changed.
         client: PyBullet's ``physicsClientId``.
 
     Raises:
@@ -79,6 +82,7 @@ class World:
         self._renderer = p.ER_TINY_RENDERER
         self._egl = self._load_egl() if egl_renderer else None
         p.setGravity(0, 0, -gravity, physicsClientId=self.client)
+        self.step = functools.partial(p.stepSimulation, self.client)
         steps = physics_hz // control_hz
         self._substeps = steps if bullet_substeps else 1
         self.steps = 1 if bullet_substeps else steps
@@ -188,13 +192,6 @@ class World:
             baseMass=0, baseVisualShapeIndex=shape, physicsClientId=self.client
         )
         return Body(self.client, body_id, 0, 1, self._substeps)
-
-    def step(self) -> None:
-        """Advance by one of the :attr:`steps` of a control period.
-
-        Forces and torques that were set before act in this step alone, motors until changed.
-        """
-        p.stepSimulation(self.client)
 
     def set_shared_parameters(self) -> None:
         """Set what another client of this process may have changed for all (3 µs).
