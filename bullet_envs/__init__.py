@@ -38,7 +38,7 @@ def register_envs() -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "Recorder":
-        from .video import Recorder
+        from .recorder import Recorder
 
         return Recorder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
