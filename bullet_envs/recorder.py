@@ -146,9 +146,10 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         return observation, reward, terminated, truncated, info
 
     def start_recording(self, video_name: str) -> None:
-        """Begin the video ``<video_name>.mp4`` with the next reset or step; end a running one.
+        """Begin the video ``<video_name>.mp4`` with the next step; end a running one.
 
-        If a step comes next, the video begins within the episode: see the class docstring.
+        A video of fixed length may also begin with the next reset. With ``video_length=0`` a reset
+        ends each video: one that has no frame yet raises RecordingError.
         """
         check_name(video_name)
         if self.recording:

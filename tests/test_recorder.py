@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -35,6 +36,13 @@ def env():
     env = NumberedEnv()
     yield env
     env.close()
+
+
+@pytest.fixture
+def part(tmp_path, monkeypatch):
+    """Return the path of a temporary file, whose unique part of the name is x for this test."""
+    monkeypatch.setattr(mp4, "_unique", lambda: "x")
+    return tmp_path.joinpath
 
 
 # ---- frames and format
@@ -73,8 +81,8 @@ def test_any_folder_name_is_only_a_name(env, tmp_path):
     assert videos(folder) == ["rl-video-episode-0"]
 
 
-def test_five_thousand_frames_do_not_stay_in_memory(tmp_path):
-    env = NumberedEnv(width=160, height=120, length=10_000)  # 288 MB if the frames were kept
+def test_frames_do_not_stay_in_memory(tmp_path):
+    env = NumberedEnv(width=320, height=240)  # 138 MB if the frames were kept
     recorder = Recorder(env, str(tmp_path), always)
 
     def resident() -> int:
@@ -83,12 +91,12 @@ def test_five_thousand_frames_do_not_stay_in_memory(tmp_path):
     recorder.reset(seed=0)
     act(recorder, 50)
     before, most = resident(), 0
-    for _ in range(50):
-        act(recorder, 99)
+    for _ in range(6):
+        act(recorder, 100)
         most = max(most, resident())
     recorder.close()
-    assert most - before < 50e6
-    assert card(tmp_path / "rl-video-episode-0.mp4")["frames"] == 5001
+    assert most - before < 40e6
+    assert card(tmp_path / "rl-video-episode-0.mp4")["frames"] == 651
 
 
 # ---- the JSON
@@ -129,8 +137,7 @@ def test_the_card_tells_what_was_recorded(tmp_path):
     }
 
 
-@pytest.mark.parametrize("by", ["seed", "start_state"])
-def test_a_video_repeats_from_its_card(env, tmp_path, by):
+def test_a_video_repeats_from_its_card(env, tmp_path):
     recorder = Recorder(env, str(tmp_path), always)
     env.action_space.seed(0)
     recorder.reset(seed=7)
@@ -139,12 +146,11 @@ def test_a_video_repeats_from_its_card(env, tmp_path, by):
     recorder.close()
     told = card(tmp_path / "rl-video-episode-0.mp4")
     again = NumberedEnv()
-    again.reset(
-        **({"seed": told["seed"]} if by == "seed" else {"options": {"state": told["start_state"]}})
-    )
-    rewards = [float(again.step(np.array(a, np.float32))[1]) for a in told["actions"]]
-    assert total(rewards) == told["return"]
-    assert again.state() == end
+    for start in ({"seed": told["seed"]}, {"options": {"state": told["start_state"]}}):
+        again.reset(**start)
+        rewards = [float(again.step(np.array(a, np.float32))[1]) for a in told["actions"]]
+        assert total(rewards) == told["return"]
+        assert again.state() == end
 
 
 def test_unseeded_reset_and_options_are_told(env, tmp_path):
@@ -212,6 +218,74 @@ def test_a_video_begun_by_a_step_starts_from_the_state_it_shows(env, tmp_path):
     assert not told["complete"]
 
 
+class DriftingEnv(NumberedEnv):
+    """Its engine keeps a number that `state` leaves out, and rounds a state that is set."""
+
+    hidden = 0.0
+
+    def reset(self, *, seed=None, options=None):
+        self.hidden, self.calls = 0.0, []
+        observation, info = super().reset(seed=seed, options=options)
+        self.x = float(np.float32(self.x))
+        return observation, info
+
+    def step(self, action):
+        self.hidden += 1e-3
+        returned = super().step(action)
+        self.x += self.hidden
+        return returned
+
+    def render(self):
+        self.calls.append(("render", self.t))
+        return super().render()
+
+    def resynchronize(self):
+        self.calls.append(("resynchronize", self.t))
+        self.x, self.hidden = float(np.float32(self.x)), 0.0
+
+
+@pytest.mark.parametrize("by", ["step_trigger", "start_recording", "video_length"])
+def test_a_video_begun_within_an_episode_depends_on_its_start_state_alone(tmp_path, by):
+    env = gym.wrappers.TimeLimit(DriftingEnv(length=12), 100)
+    trigger = {} if by == "start_recording" else {"step_trigger": lambda n: n == 3}
+    length = {"video_length": 6} if by == "video_length" else {}
+    recorder = Recorder(env, str(tmp_path), lambda n: False, **trigger, **length)
+    recorder.action_space.seed(1)
+    recorder.reset(seed=0)
+    act(recorder, 3)
+    if by == "start_recording":
+        recorder.start_recording("rl-video-step-3")
+    act(recorder, 9)
+    end = env.unwrapped.state()
+    assert env.unwrapped.calls[:3] == [("resynchronize", 4), ("render", 4), ("render", 5)]
+    assert [name for name, _ in env.unwrapped.calls].count("resynchronize") == 1
+    recorder.close()
+    told = card(tmp_path / "rl-video-step-3.mp4")
+    assert told["length"] == (6 if by == "video_length" else 8)
+    again = DriftingEnv()
+    again.reset(options={"state": told["start_state"]})
+    rewards = [float(again.step(np.array(a, np.float32))[1]) for a in told["actions"]]
+    assert total(rewards) == told["return"]
+    assert by == "video_length" or again.state() == end
+
+
+@pytest.mark.parametrize("by", ["episode_trigger", "start_recording", "video_length"])
+def test_a_video_begun_by_a_reset_leaves_the_engine_alone(tmp_path, by):
+    env = DriftingEnv(length=4)
+    length = 0 if by == "episode_trigger" else 6
+    trigger = (lambda n: False) if by == "start_recording" else always
+    recorder = Recorder(env, str(tmp_path), trigger, video_length=length)
+    calls = []
+    for episode in range(2):
+        if by == "start_recording":
+            recorder.start_recording(f"by-hand-{episode}")
+        recorder.reset(seed=episode)
+        act(recorder, 4)
+        calls += [name for name, _ in env.calls]
+    recorder.close()
+    assert set(calls) == {"render"}
+
+
 def test_actions_are_copied_and_nested_ones_become_plain(tmp_path):
     env = NumberedEnv()
     recorder = Recorder(env, str(tmp_path))
@@ -258,8 +332,8 @@ def theirs(monkeypatch):
         {"episode_trigger": lambda n: n % 2 == 1},
         {"step_trigger": lambda n: n % 14 == 0},
         {"step_trigger": lambda n: n % 10 == 0, "video_length": 11},
-        {"episode_trigger": always, "video_length": 3},
-        {"episode_trigger": always, "video_length": 12, "fps": 10},
+        {"episode_trigger": lambda n: n % 2 == 0, "video_length": 3},
+        {"episode_trigger": lambda n: n > 1, "video_length": 12, "fps": 10},
         {"episode_trigger": lambda n: n == 1, "step_trigger": lambda n: n == 9},
         {"video_length": 20},
     ],
@@ -276,8 +350,6 @@ def test_names_and_lengths_are_those_of_record_video(theirs, tmp_path, arguments
     ours = [(n, card(tmp_path / "Recorder" / f"{n}.mp4")) for n in videos(tmp_path / "Recorder")]
     assert [(n, told["frames"], told["fps"]) for n, told in ours] == sorted(written)
     assert written
-    for name, told in ours:
-        assert len(numbers(tmp_path / "Recorder" / f"{name}.mp4")) == told["frames"]
 
 
 def test_manual_videos_follow_record_video(theirs, tmp_path):
@@ -333,16 +405,15 @@ def test_the_spec_carries_the_arguments(tmp_path):
     recorder.close()
 
 
-@pytest.mark.parametrize("name", ["", ".a", "..", "a/b", "../a", "a b", "ä", "a\n", "x" * 101])
+@pytest.mark.parametrize("name", ["", "../a"])
 def test_names_are_plain(env, tmp_path, name):
     with pytest.raises(ValueError, match="must be 1 to 100 of A-Z"):
         Recorder(env, str(tmp_path), name_prefix=name)
     recorder = Recorder(env, str(tmp_path))
     with pytest.raises(ValueError, match="must be 1 to 100 of A-Z"):
         recorder.start_recording(name)
-    recorder.reset()
-    recorder.close()
-    assert videos(tmp_path) == ["rl-video-episode-0"]
+    assert not recorder.recording
+    assert names(tmp_path) == []
 
 
 def test_a_prefix_too_long_for_later_episodes_is_refused_at_once(env, tmp_path):
@@ -360,9 +431,27 @@ def test_a_video_appears_only_when_it_is_whole(env, tmp_path):
     recorder.reset()
     act(recorder, 20)
     assert old.read_bytes() == b"older video"
-    assert names(tmp_path) == ["rl-video-episode-0.mp4", "rl-video-episode-0.part.mp4"]
+    (part,) = set(names(tmp_path)) - {old.name}
+    assert re.fullmatch(rf"rl-video-episode-0\.{os.getpid()}-[0-9a-f]+\.part\.mp4", part)
     recorder.close()
     assert numbers(old) == list(range(21))
+    assert videos(tmp_path) == ["rl-video-episode-0"]
+
+
+def test_two_recorders_may_have_one_folder_and_prefix(tmp_path):
+    first, second = (Recorder(NumberedEnv(), str(tmp_path)) for _ in range(2))
+    for recorder, seed in ((first, 1), (second, 2)):
+        recorder.reset(seed=seed)
+        act(recorder, 4)
+    act(first, 3)
+    video = tmp_path / "rl-video-episode-0.mp4"
+    first.close()
+    assert numbers(video) == list(range(8))
+    assert (card(video)["seed"], card(video)["length"]) == (1, 7)
+    act(second, 1)
+    second.close()
+    assert numbers(video) == list(range(6))
+    assert (card(video)["seed"], card(video)["length"]) == (2, 5)
     assert videos(tmp_path) == ["rl-video-episode-0"]
 
 
@@ -386,8 +475,8 @@ def test_closing_twice_is_fine(env, tmp_path):
     assert videos(tmp_path) == ["rl-video-episode-0"]
 
 
-def test_a_video_that_fails_at_close_does_not_keep_the_environment_open(env, tmp_path):
-    (tmp_path / "rl-video-episode-0.part.mp4").symlink_to("/dev/full")
+def test_a_video_that_fails_at_close_does_not_keep_the_environment_open(env, tmp_path, part):
+    part("rl-video-episode-0.x.part.mp4").symlink_to("/dev/full")
     recorder = Recorder(env, str(tmp_path))
     recorder.reset()
     with pytest.raises(RecordingError):
@@ -395,7 +484,7 @@ def test_a_video_that_fails_at_close_does_not_keep_the_environment_open(env, tmp
     assert env.closed
 
 
-def test_a_forgotten_recorder_still_leaves_its_video(tmp_path):
+def test_a_recorder_without_close_still_leaves_its_video(tmp_path):
     recorder = Recorder(NumberedEnv(), str(tmp_path))
     recorder.reset()
     act(recorder, 3)
@@ -404,7 +493,7 @@ def test_a_forgotten_recorder_still_leaves_its_video(tmp_path):
     assert numbers(tmp_path / "rl-video-episode-0.mp4") == list(range(4))
 
 
-def test_a_finished_video_is_forgotten(env, tmp_path):
+def test_a_finished_writer_is_not_kept(env, tmp_path):
     recorder = Recorder(env, str(tmp_path), always)
     recorder.reset()
     video = weakref.ref(recorder._writer)
@@ -414,13 +503,25 @@ def test_a_finished_video_is_forgotten(env, tmp_path):
     recorder.close()
 
 
-def test_importing_the_module_loads_no_encoder():
-    code = (
-        "import sys, bullet_envs, bullet_envs.recorder as v; v.Recorder, bullet_envs.Recorder; "
+def test_importing_the_module_loads_no_encoder(run_python):
+    done = run_python(
+        "import sys, bullet_envs, bullet_envs.recorder as r; r.Recorder, bullet_envs.Recorder; "
         "print([m for m in sys.modules if m.split('.')[0] in ('imageio', 'imageio_ffmpeg')])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout == "[]\n"
+    assert done.stdout == b"[]\n", done.stderr.decode()
+
+
+def test_it_works_where_fork_and_fcntl_are_missing(run_python, tmp_path):
+    """Windows has neither."""
+    done = run_python(
+        "import os, sys; del os.register_at_fork, os.fork; sys.modules['fcntl'] = None\n"
+        "from video_tools import NumberedEnv, act; from bullet_envs import Recorder\n"
+        "recorder = Recorder(NumberedEnv(), 'videos'); recorder.reset(seed=0); act(recorder, 3)\n"
+        "recorder.close()"
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert numbers(tmp_path / "videos" / "rl-video-episode-0.mp4") == [0, 1, 2, 3]
+    assert videos(tmp_path / "videos") == ["rl-video-episode-0"]
 
 
 # ---- exceptions and interrupts
@@ -510,6 +611,7 @@ def test_an_interrupt_while_closing_can_be_made_good(env, tmp_path, monkeypatch)
     assert videos(tmp_path) == ["rl-video-episode-0"]
 
 
+PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 SCRIPT = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -521,7 +623,7 @@ def wait():
     if env.t == 9:
         print("ready", flush=True)
         time.sleep(30)
-env = NumberedEnv(length=10**9, noise=where == "write", width=320, height=240)
+env = NumberedEnv(length=10**9, noise=where == "write", width=240, height=160)
 if where in ("step", "closed in finally"):
     env.before_step = wait
 if where in ("render", "with"):
@@ -555,7 +657,7 @@ def test_ctrl_c_for_the_whole_process_group_leaves_a_readable_video(tmp_path, wh
     program = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path), where],
         cwd=Path(__file__).parent,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -608,7 +710,7 @@ def test_a_forked_worker_neither_blocks_nor_breaks_the_video(tmp_path):
     subprocess.run(
         [sys.executable, "-c", FORK, str(tmp_path)],
         cwd=Path(__file__).parent,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
         check=True,
     )
     assert time.monotonic() - start < 15
@@ -638,7 +740,8 @@ LATER = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "after"), [*itertools.product(BAD, (0, 3)), *itertools.product(LATER, (1, 3))]
+    ("kind", "after"),
+    [*((kind, 0) for kind in BAD), ("float", 3), ("none", 3), *((kind, 1) for kind in LATER)],
 )
 def test_bad_frames_are_one_clear_error_and_leave_nothing(env, tmp_path, kind, after):
     recorder = Recorder(env, str(tmp_path), lambda n: n == 0)
@@ -661,10 +764,6 @@ def test_bad_frames_are_one_clear_error_and_leave_nothing(env, tmp_path, kind, a
 
 
 def test_a_video_without_frames_is_an_error(env, tmp_path):
-    writer = Mp4Writer(tmp_path / "a.mp4", 25)
-    with pytest.raises(RecordingError, match="there is no frame in it"):
-        writer.close()
-    writer.close()
     recorder = Recorder(env, str(tmp_path), lambda n: n == 1)
     recorder.reset()
     recorder.start_recording("empty")
@@ -713,9 +812,9 @@ def fails(folder: Path, match: str, steps: int = 60, **kwargs: Any) -> None:
 
 
 @pytest.mark.parametrize("steps", [3, 400])
-def test_full_disk_found_late_or_early(tmp_path, steps):
-    (tmp_path / "rl-video-episode-0.part.mp4").symlink_to("/dev/full")
-    fails(tmp_path, "No space left on device", steps)
+def test_full_disk_found_late_or_early(tmp_path, part, steps):
+    part("rl-video-episode-0.x.part.mp4").symlink_to("/dev/full")
+    fails(tmp_path, "; ffmpeg: .*No space left on device", steps)
 
 
 def test_full_disk_in_a_small_file_system(tmp_path):
@@ -739,8 +838,8 @@ def test_file_size_limit(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_full_disk_for_the_json(tmp_path):
-    (tmp_path / "rl-video-episode-0.part.json").symlink_to("/dev/full")
+def test_full_disk_for_the_json(tmp_path, part):
+    part("rl-video-episode-0.x.part.json").symlink_to("/dev/full")
     fails(tmp_path, "No space left on device")
 
 
@@ -823,8 +922,7 @@ def test_missing_ffmpeg_is_told_at_once(env, tmp_path, monkeypatch, how):
 # ---- the real environment
 
 
-@pytest.mark.parametrize("by", ["seed", "start_state"])
-def test_bullet_cart_pole_repeats_from_its_card(tmp_path, by):
+def test_bullet_cart_pole_repeats_from_its_card(tmp_path):
     env = gym.make("BulletCartPole-v0", render_mode="rgb_array")
     recorder = Recorder(env, str(tmp_path), name_prefix="random-seed3")
     pole = recorder.reset(seed=3)[0]
@@ -835,13 +933,11 @@ def test_bullet_cart_pole_repeats_from_its_card(tmp_path, by):
     video = tmp_path / "random-seed3-episode-0.mp4"
     told = card(video)
     assert len(decode(video)[0]) == told["frames"] == 31
-    assert told["fps"] == gym.spec("BulletCartPole-v0").make().metadata["render_fps"]
+    assert told["fps"] == env.metadata["render_fps"]
     again = gym.make(told["env_id"], **told["kwargs"] | {"render_mode": None})
-    if by == "seed":
-        again.reset(seed=told["seed"])
-    else:
-        again.reset(options={"state": told["start_state"]})
-    rewards = [float(again.step(action)[1]) for action in told["actions"]]
-    assert total(rewards) == told["return"]
-    assert again.unwrapped.state() == end
+    for start in ({"seed": told["seed"]}, {"options": {"state": told["start_state"]}}):
+        again.reset(**start)
+        rewards = [float(again.step(action)[1]) for action in told["actions"]]
+        assert total(rewards) == told["return"]
+        assert again.unwrapped.state() == end
     again.close()
