@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
     if name == "ENV_IDS":  # of the tasks that are registered by now, a user's too
         return env_ids()
     if name == "Recorder":
-        from .video import Recorder
+        from .recorder import Recorder
 
         return Recorder
     if name == "World":

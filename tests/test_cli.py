@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLED, PIXEL_IDS
-from test_video import decode
+from video_tools import decode
 
 import bullet_envs
 from bullet_envs import cli

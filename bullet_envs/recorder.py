@@ -1,0 +1,262 @@
+"""Videos of an environment's episodes, each with a JSON that repeats it without the agent.
+
+``Recorder`` has the arguments and file names of Gymnasium's ``RecordVideo``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from .mp4 import Mp4Writer, RecordingError, check_name, find_ffmpeg, to_json
+
+__all__ = ["Recorder", "RecordingError"]
+
+
+class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Record videos of episodes: one frame after reset and one after each step.
+
+    Takes the place of ``gymnasium.wrappers.RecordVideo``: the same arguments, triggers and file
+    names ``<prefix>-episode-<n>.mp4`` and ``<prefix>-step-<n>.mp4``. Each video has a JSON of the
+    same name that repeats it without the agent: reset with ``seed`` (or to ``start_state``), then
+    take the ``actions``; ``resets`` says before which action a video of fixed length resets again.
+    An exception, Ctrl-C, `close`, `reset` or the end of the program ends and saves the video, with
+    ``complete`` false if it is shorter than planned.
+
+    A video that begins within an episode repeats from ``start_state``, the state of its first
+    frame. There the recorder calls ``env.unwrapped.resynchronize()``, if the environment has that
+    method: the engine is set to ``start_state`` anew, so that what follows depends on it alone.
+    For engines with hidden state (contacts) the rest of that episode therefore differs slightly
+    from one that is not recorded.
+
+    Args:
+        env: environment with ``render_mode="rgb_array"``.
+        video_folder: made if missing; videos of the same name are replaced. If several recorders
+            have the same folder and prefix, the last to close a video wins.
+        episode_trigger: says whether to record the n-th episode. Without any trigger: the episodes
+            0, 1, 8, 27, ... 729, 1000, 2000, ...
+        step_trigger: says whether to begin a video after the n-th step of all.
+        video_length: steps in a video, across episodes; 0 records to the end of the episode.
+        name_prefix: begins each file name.
+        fps: frames per second; None takes ``metadata["render_fps"]``, or 30.
+        disable_logger: without effect; moviepy, whose logger it would silence, is not used.
+        gc_trigger: without effect; no frames are kept.
+        agent_hash: identifies the weights of the agent, for the JSON.
+
+    Raises:
+        ValueError: the render mode or the prefix is not legal.
+        RecordingError: no working ffmpeg, or a folder that cannot be written. Later, from `reset`,
+            `step`, `close` and `stop_recording`: the video failed and its files are removed.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        video_folder: str,
+        episode_trigger: Callable[[int], bool] | None = None,
+        step_trigger: Callable[[int], bool] | None = None,
+        video_length: int = 0,
+        name_prefix: str = "rl-video",
+        fps: float | None = None,
+        disable_logger: bool = True,
+        gc_trigger: Callable[[int], bool] | None = None,
+        *,
+        agent_hash: str | None = None,
+    ) -> None:
+        gym.utils.RecordConstructorArgs.__init__(
+            self,
+            video_folder=video_folder,
+            episode_trigger=episode_trigger,
+            step_trigger=step_trigger,
+            video_length=video_length,
+            name_prefix=name_prefix,
+            fps=fps,
+            disable_logger=disable_logger,
+            gc_trigger=gc_trigger,
+            agent_hash=agent_hash,
+        )
+        super().__init__(env)
+        # rgb_array_list is refused too: it keeps every frame in memory.
+        if env.render_mode != "rgb_array":
+            raise ValueError(
+                f"Render mode is {env.render_mode}, which is incompatible with Recorder. "
+                "Initialize your environment with a render_mode that returns an image: rgb_array."
+            )
+        check_name(name_prefix)
+        check_name(f"{name_prefix}-episode-{10**9}")
+        find_ffmpeg()
+        self.video_folder = os.path.abspath(video_folder)
+        try:
+            os.makedirs(self.video_folder, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.video_folder).close()
+        except OSError as error:
+            raise RecordingError(f"cannot write into {self.video_folder}: {error}") from error
+        if episode_trigger is None and step_trigger is None:
+            episode_trigger = _capped_cubic_schedule
+        self.episode_trigger = episode_trigger
+        self.step_trigger = step_trigger
+        self.video_length = video_length or float("inf")
+        self.name_prefix = name_prefix
+        self.frames_per_sec: float = self.metadata.get("render_fps", 30) if fps is None else fps
+        self.agent_hash = agent_hash
+        self.episode_id = -1
+        self.step_id = -1
+        self._elapsed = 0
+        self._writer: Mp4Writer | None = None
+
+    @property
+    def recording(self) -> bool:
+        """Whether a video is being recorded."""
+        return self._writer is not None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment, end the last episode's video and begin one if triggered."""
+        if self.recording and self.video_length == float("inf"):
+            self.stop_recording()
+        with self._save_on_error():
+            observation, info = self.env.reset(seed=seed, options=options)
+            self.episode_id += 1
+            self._elapsed = 0
+            if self.episode_trigger and self.episode_trigger(self.episode_id):
+                self.start_recording(f"{self.name_prefix}-episode-{self.episode_id}")
+            self._capture_frame(seed, options)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the environment; take a frame if recording."""
+        with self._save_on_error():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            self.step_id += 1
+            self._elapsed += 1
+            if self.step_trigger and self.step_trigger(self.step_id):
+                self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
+            self._capture_frame(step=(action, float(reward), bool(terminated), bool(truncated)))
+        return observation, reward, terminated, truncated, info
+
+    def start_recording(self, video_name: str) -> None:
+        """Begin the video ``<video_name>.mp4`` with the next step; end a running one.
+
+        A video of fixed length may also begin with the next reset. With ``video_length=0`` a reset
+        ends each video: one that has no frame yet raises RecordingError.
+        """
+        check_name(video_name)
+        if self.recording:
+            self.stop_recording()
+        spec = self.env.spec
+        card = {
+            "env_id": spec and spec.id,
+            "kwargs": spec and to_json(spec.kwargs),
+            "max_episode_steps": spec and spec.max_episode_steps,
+            "agent_hash": self.agent_hash,
+            "versions": _versions(),
+            "date": datetime.now(timezone.utc).date().isoformat(),
+        }
+        path = Path(self.video_folder, f"{video_name}.mp4")
+        writer = Mp4Writer(path, self.frames_per_sec, card)
+        self._writer = writer
+        # Runs also at the end of the program, after an uncaught Ctrl-C.
+        self._at_exit = weakref.finalize(self, writer.close)
+
+    def stop_recording(self) -> None:
+        """End the video and give it its name."""
+        if self._writer is None:
+            raise RecordingError("stop_recording() without a video: call start_recording() first")
+        try:
+            self._writer.close()
+        finally:
+            if self._writer.closed:
+                self._writer = None
+                self._at_exit.detach()
+
+    def close(self) -> None:
+        """End the video, if there is one, and close the environment."""
+        try:
+            if self.recording:
+                self.stop_recording()
+        finally:
+            super().close()
+
+    @contextlib.contextmanager
+    def _save_on_error(self) -> Iterator[None]:
+        """Save the video if an exception or Ctrl-C leaves the call."""
+        try:
+            yield
+        except BaseException:
+            if self.recording:
+                try:
+                    self.stop_recording()
+                except RecordingError as error:
+                    gym.logger.warn(str(error))
+            raise
+
+    def _capture_frame(
+        self,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+        step: tuple[Any, float, bool, bool] | None = None,
+    ) -> None:
+        """Append the frame after a reset or ``step`` and add to the card what repeats it."""
+        writer = self._writer
+        if writer is None:
+            return
+        first = writer.frames == 0
+        state = None
+        if first or not step:
+            state = getattr(self.unwrapped, "state", None)
+            state = state() if callable(state) else None
+        if first and step:
+            # After state() was read: the engine is set to the very numbers that the card holds.
+            resynchronize = getattr(self.unwrapped, "resynchronize", None)
+            if callable(resynchronize):
+                resynchronize()
+        writer.append(self.env.render())
+        card: dict[str, Any] = writer.card  # type: ignore[assignment]
+        action, reward, terminated, truncated = step or (None, 0.0, False, False)
+        if step and not first:
+            card["actions"].append(to_json(action))
+            card["length"] += 1
+            card["return"] += reward
+        else:
+            start = {
+                "seed": seed,
+                "options": to_json(options),
+                "start_state": to_json(state) if isinstance(state, dict) else None,
+            }
+            if first:
+                # The action that led to the first frame of a video begun by a step is left out.
+                card |= {**start, "elapsed_steps": self._elapsed, "resets": [], "actions": []}
+                card |= {"length": 0, "return": 0.0}
+            else:
+                card["resets"].append({"before_action": card["length"], **start})
+        full = writer.frames > self.video_length
+        complete = terminated or truncated if self.video_length == float("inf") else full
+        card |= {"terminated": terminated, "truncated": truncated, "complete": complete}
+        if full:
+            self.stop_recording()
+
+
+def _capped_cubic_schedule(episode: int) -> bool:
+    # Copied, because Gymnasium's module cannot be imported without moviepy.
+    return episode % 1000 == 0 if episode >= 1000 else round(episode ** (1 / 3)) ** 3 == episode
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("bullet_envs", "gymnasium", "pybullet", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
