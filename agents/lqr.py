@@ -1,0 +1,145 @@
+"""A linear-quadratic regulator for any task with an equilibrium, and the controller made of it.
+
+The engine is linearised numerically about ``task.rest()``, one control period at a time, and the
+discrete-time algebraic Riccati equation is solved with SciPy (Anderson and Moore, "Optimal control:
+linear quadratic methods", 1990, 2.4). Costs follow Bryson's rule: a deviation of
+``task.tolerances``, or a command of ``task.command_tolerances``, costs 1 per control period.
+
+Run ``bullet-envs evaluate --algo lqr --env BalancingPlate-v0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from scipy.linalg import eig, solve_discrete_are
+
+from ..simulation import Simulation
+from ..task import Task
+
+Array = npt.NDArray[np.float64]
+
+STEP = 1e-3  # of the numerical differentiation, in units of the tolerances
+UNCONTROLLABLE = 1e-6  # of a mode's reach by the commands, relative to the largest
+MARGINAL = 1e-6  # a mode that decays slower than this in a period does not decay
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """``x' = a @ x + b @ u`` over one control period, about rest.
+
+    Args:
+        a: shape (n, n), of ``task.coordinates``.
+        b: shape (n, m), of the commands of the actuators less those at rest (SI units).
+        names: of the n coordinates.
+    """
+
+    a: Array
+    b: Array
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Regulator:
+    """The regulator ``u = -gain @ x`` of a linear model.
+
+    Args:
+        gain: shape (m, n).
+        cost_to_go: ``x @ cost_to_go @ x`` is the cost of all that follows x, shape (n, n).
+        state_cost: of x in each control period, shape (n, n).
+        command_cost: of u in each control period, shape (m, m).
+    """
+
+    gain: Array
+    cost_to_go: Array
+    state_cost: Array
+    command_cost: Array
+
+
+def linearise(task: Task, step: float = STEP) -> LinearModel:
+    """Return the engine's linear model about ``task.rest()``.
+
+    Central differences with two step sizes, extrapolated to none (Richardson).
+
+    Args:
+        task: whose engine to differentiate.
+        step: in units of ``task.tolerances`` and ``task.command_tolerances``.
+
+    Raises:
+        ValueError: the state at rest does not stay where it is.
+    """
+    widths = np.array([*task.tolerances, *task.command_tolerances])
+    n = len(task.tolerances)
+    resting = np.array([actuator.centre for actuator in task.actuators])
+    simulation = Simulation(task)
+
+    def advance(point: Array) -> Array:
+        simulation.set_state({0: task.from_coordinates(point[:n].tolist())})
+        columns = simulation.step((resting + point[n:]).tolist())
+        return np.array(task.coordinates(columns), np.float64)
+
+    try:
+        drift = advance(np.zeros(len(widths)))
+        if (np.abs(drift) > step * widths[:n]).any():
+            worst = int(np.argmax(np.abs(drift) / widths[:n]))
+            raise ValueError(
+                f"{type(task).__name__}.rest() is no equilibrium: {task.coordinate_names[worst]}"
+                f" moves by {drift[worst]:.2g} in one control period"
+            )
+        jacobian = _extrapolated(advance, step * widths)
+    finally:
+        simulation.close()
+    return LinearModel(jacobian[:, :n], jacobian[:, n:], task.coordinate_names)
+
+
+def _extrapolated(function: Callable[[Array], Array], widths: Array) -> Array:
+    """Return the Jacobian of a function at 0, a column for each width."""
+    columns = []
+    for index, width in enumerate(widths):
+        slopes = []
+        for h in (width, width / 2):
+            point = np.zeros(len(widths))
+            point[index] = h
+            slopes.append((function(point) - function(-point)) / (2 * h))
+        columns.append((4 * slopes[1] - slopes[0]) / 3)
+    return np.array(columns).T
+
+
+def regulate(model: LinearModel, task: Task) -> Regulator:
+    """Return the regulator of least cost.
+
+    Raises:
+        ValueError: a mode that does not decay by itself cannot be controlled; it is named by the
+            coordinate that has most of it.
+    """
+    tolerances, commands = np.array(task.tolerances), np.array(task.command_tolerances)
+    state_cost, command_cost = np.diag(tolerances**-2), np.diag(commands**-2)
+    # In units of the tolerances, so that all numbers are near 1.
+    a = model.a * tolerances / tolerances[:, None]
+    b = model.b * commands / tolerances[:, None]
+    _require_stabilisable(a, b, model.names)
+    cost = solve_discrete_are(a, b, np.eye(len(a)), np.eye(b.shape[1]))
+    gain = np.linalg.solve(np.eye(b.shape[1]) + b.T @ cost @ b, b.T @ cost @ a)
+    return Regulator(
+        commands[:, None] * gain / tolerances,
+        cost / np.outer(tolerances, tolerances),
+        state_cost,
+        command_cost,
+    )
+
+
+def _require_stabilisable(a: Array, b: Array, names: tuple[str, ...]) -> None:
+    """Refuse modes that neither decay nor can be reached (the test of Popov, Belevitch, Hautus)."""
+    scale = max(float(np.abs(b).max()), 1e-12)
+    values = np.linalg.eigvals(a)
+    for value in values[np.abs(values) > 1 - MARGINAL]:
+        reach = np.hstack([a - value * np.eye(len(a)), b / scale])
+        left, singular, _ = np.linalg.svd(reach)
+        if singular[-1] < UNCONTROLLABLE:
+            name = names[int(np.argmax(np.abs(left[:, -1])))]
+            raise ValueError(f"LQR: no actuator controls {name!r}, which does not decay by itself")
