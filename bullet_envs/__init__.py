@@ -16,7 +16,7 @@ from .task import Task
 
 if TYPE_CHECKING:
     from .engine.world import World
-    from .video import Recorder
+    from .recorder import Recorder
 
     ENV_IDS: tuple[str, ...]
 
@@ -52,4 +52,3 @@ def __getattr__(name: str) -> Any:
 
         return World
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-

@@ -29,8 +29,8 @@ class ActionDecoder:
     """
 
     def __init__(self, task: Task, num_envs: int = 1) -> None:
-        self._scales = [actuator.scale for actuator in task.actuators]
-        self._centres = [actuator.centre for actuator in task.actuators]
+        self._scales = [float(actuator.scale) for actuator in task.actuators]
+        self._centres = [float(actuator.centre) for actuator in task.actuators]
         self._is_centred = not any(self._centres)
         self._width = width = len(self._scales)
         self._discrete: list[Command] | None = None
@@ -104,8 +104,8 @@ class ActionDecoder:
             return self._table.take(array, axis=0)
         self._refuse(~np.isfinite(array).all(axis=1), array)
         shares = np.clip(array.astype(np.float64), -1.0, 1.0)
-        scaled: npt.NDArray[np.float64] = self._scales * shares
-        return scaled if self._is_centred else self._centres + scaled
+        scaled: npt.NDArray[np.float64] = np.array(self._scales) * shares
+        return scaled if self._is_centred else np.array(self._centres) + scaled
 
     def _refuse(self, wrong: npt.NDArray[np.bool_], actions: npt.NDArray[Any]) -> None:
         """Refuse the actions of some sub-environments, and name the first of these."""

@@ -1,7 +1,7 @@
-"""How fast environments and agents are beside bare PyBullet and peers: ``bullet-envs bench``.
+"""How fast environments are beside bare PyBullet and other suites: ``bullet-envs bench``.
 
-The contenders of a section take turns, again and again, so that whatever else the machine does
-falls on all of them alike. A ratio is the median of the ratios of single turns.
+The cases of a section take turns, again and again, so that whatever else the machine does falls on
+all of them alike. A ratio is the median of the ratios of single rounds.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import os
 import platform
 import pstats
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
@@ -27,43 +27,44 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import AddRenderObservation, ResizeObservation
 from tqdm import tqdm
 
-from . import ENV_IDS, PIXEL_IDS, assets, world
-from .camera import Camera, Studio
+from . import assets
+from .camera import Camera
+from .engine import world
+from .engine.silence import p
+from .registration import env_ids, registered
+from .renderer import Renderer
 
-p = world.p  # type: ignore[attr-defined]  # imported there without its banner
-
-CART_POLE, PLATE, CART_POLE_PIXELS, PLATE_PIXELS = ENV_IDS
-STATE_IDS = (CART_POLE, PLATE)
-BURST = 25  # actions of a single robot between resets; by turns, they end no episode
-TURN = 0.15  # seconds of a contender's turn
-ROWS = (1, 16, 64, 256)
-MOST_CLIENTS = 64  # processes, or environments with a picture each: 256 of these take 15 GB
+CART_POLE = "BulletCartPole-v0"  # what other suites have too
+BURST = 25  # actions of a single environment between resets; by turns, they end no episode
+ROUND = 0.15  # seconds of a case in each round
+NUM_ENVS = (1, 16, 64, 256)
+MOST_CLIENTS = 64  # processes, or environments that draw: 256 of these take 15 GB
 
 
-# Begins again, outside the time; acts once, in every row.
+# Begins again, outside the time; acts once, in every sub-environment.
 Loop = tuple[Callable[[], Any], Callable[[int], Any]]
 
 
 @dataclass(frozen=True)
-class Contender:
+class Case:
     """Something that steps.
 
     Args:
         name: in the table.
         open: a context in which the loop can run.
-        rows: environments that a step steps.
+        num_envs: environments that a step steps.
         needs: the modules without which it is skipped.
     """
 
     name: str
     open: Callable[[], contextlib.AbstractContextManager[Loop]]
-    rows: int = 1
+    num_envs: int = 1
     needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """What is compared within a section: the rate of one contender over that of another."""
+    """What is compared within a section: the rate of one case over that of another."""
 
     name: str
     over: str
@@ -71,10 +72,10 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Section:
-    """Contenders that take turns; those of the summary have ``in_summary``."""
+    """Cases that take turns; those of the summary have ``in_summary``."""
 
     title: str
-    contenders: list[Contender]
+    cases: list[Case]
     ratios: list[Ratio]
     in_summary: bool = True
 
@@ -85,16 +86,16 @@ class Section:
         skipped: dict[str, str] = {}
         with contextlib.ExitStack() as stack:
             loops = {}
-            for contender in self.contenders:
-                missing = [name for name in contender.needs if not importlib.util.find_spec(name)]
+            for case in self.cases:
+                missing = [name for name in case.needs if not importlib.util.find_spec(name)]
                 if missing:
-                    skipped[contender.name] = f"{', '.join(missing)} not installed"
+                    skipped[case.name] = f"{', '.join(missing)} not installed"
                     continue
-                loops[contender.name] = (contender.rows, stack.enter_context(contender.open()))
+                loops[case.name] = (case.num_envs, stack.enter_context(case.open()))
             acts = {name: _acts(loop) for name, (_, loop) in loops.items()}
-            for _ in tqdm(range(repeats), desc=self.title, unit="turn", leave=False):
-                for name, (rows, loop) in loops.items():
-                    rate = rows / _seconds_per_act(loop, acts[name])
+            for _ in tqdm(range(repeats), desc=self.title, unit="round", leave=False):
+                for name, (num_envs, loop) in loops.items():
+                    rate = num_envs / _seconds_per_act(loop, acts[name])
                     rates.setdefault(name, []).append(rate)
         ratios = [ratio_of(ratio, rates) for ratio in self.ratios if ratio.over in rates]
         _print_section(rates, skipped, ratios)
@@ -107,89 +108,62 @@ class Section:
         }
 
 
-def main(
-    repeats: int, only: str = "", json_path: Path | None = None, readme: Path | None = None
-) -> None:
-    """Time sections and print their tables.
+def main(repeats: int, only: str = "", json_path: Path | None = None) -> dict[str, Any]:
+    """Time sections, print their tables and return all figures.
 
     Args:
-        repeats: turns of each contender.
+        repeats: rounds of each section.
         only: the title of the section to time, or part of the titles of several.
         json_path: where all figures go, for programs, after each section.
-        readme: a text whose section "bench" becomes the table of ratios.
 
     Raises:
-        ValueError: no title contains ``only``, ``repeats`` is below 1, or the readme has no such
-            section or would get a part of the table only.
+        ValueError: no title contains ``only``, or ``repeats`` is below 1.
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats} must be 1 or more")
-    everything: list[Any] = sections()
-    if importlib.util.find_spec("stable_baselines3"):
-        from .agents.races import races
-
-        everything += races()
-    chosen = [section for section in everything if section.title == only] or [
-        section for section in everything if only.lower() in section.title.lower()
-    ]
-    if not chosen:
-        titles = ", ".join(repr(section.title) for section in everything)
-        raise ValueError(f"no section has {only!r} in its title; they are {titles}")
-    if readme is not None:
-        from .agents.tables import with_section
-
-        if only:
-            raise ValueError(f"--only {only!r} and --readme must not be combined")
-        with_section(readme.read_text(), "bench", "")  # refused before the time is spent
     results: dict[str, Any] = {
         "date": date.today().isoformat(),
         "machine": machine(),
         "repeats": repeats,
         "sections": [],
     }
-    print(f"{results['date']}, {results['machine']}, median of {repeats} turns\n")
-    _write(results, json_path)
+    chosen = choose(sections(), only)
+    print(f"{results['date']}, {results['machine']}, median of {repeats} rounds\n")
+    write(results, json_path)
     for section in chosen:
         results["sections"].append(section.run(repeats))
-        _write(results, json_path)
-    if readme is not None:
-        readme.write_text(with_section(readme.read_text(), "bench", summary(results)))
+        write(results, json_path)
+    return results
 
 
-def _write(results: dict[str, Any], path: Path | None) -> None:
+def choose(sections: Sequence[Any], only: str) -> list[Any]:
+    """Return the sections whose title is, or else contains, some words.
+
+    Raises:
+        ValueError: there is none.
+    """
+    chosen = [section for section in sections if section.title == only] or [
+        section for section in sections if only.lower() in section.title.lower()
+    ]
+    if not chosen:
+        titles = ", ".join(repr(section.title) for section in sections)
+        raise ValueError(f"no section has {only!r} in its title; they are {titles}")
+    return chosen
+
+
+def write(results: dict[str, Any], path: Path | None) -> None:
+    """Write figures as JSON, if a path is given."""
     if path is not None:
         path.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def summary(results: dict[str, Any]) -> str:
-    """Return the ratios of a run as Markdown, with its date and machine."""
-    rates: list[str] = []
-    times: list[str] = []
-    for section in results["sections"]:
-        for ratio in section["ratios"] if section["in_summary"] else []:
-            names = [ratio["name"], ratio["over"]]
-            if (solved := section.get("seeds_solved")) is not None:
-                names = [f"{name} ({solved[name]} of {section['seeds']} seeds)" for name in names]
-            spread_of = f"{ratio['median']:.2f} | {ratio['low']:.2f} to {ratio['high']:.2f}"
-            line = f"| {' | '.join(names)} | {spread_of} |"
-            (rates if solved is None else times).append(line)
-    lines = []
-    for title, rows in (
-        ("steps per second (more is better)", rates),
-        ("seconds to solve (less is better)", times),
-    ):
-        if rows:
-            head = f"| {title}: ours | theirs | ours / theirs | quartiles |"
-            lines += [head, "|---|---|---|---|", *rows, ""]
-    turns = f"{results['repeats']} turns each, trainings a turn for each seed"
-    lines.append(f"{results['date']}, {results['machine']}, {turns}.")
-    return "\n".join(lines)
-
-
 def profile() -> None:
-    """Print where the time of a step goes, for a single environment and for a batch of each id."""
-    for env_id in ENV_IDS:
-        for name, opener in ((env_id, _gym(env_id)), (f"64 rows of {env_id}", _batch(env_id, 64))):
+    """Print where the time of a step goes, single and vector, for each id."""
+    for env_id in env_ids():
+        for name, opener in (
+            (env_id, _gym(env_id)),
+            (_vector_name(env_id, 64), _vector(env_id, 64)),
+        ):
             with opener() as loop:
                 acts = _acts(loop)
                 profiler = cProfile.Profile()
@@ -219,107 +193,115 @@ def _processor() -> str:
 
 def sections() -> list[Section]:
     """Return what is compared."""
+    ids = env_ids()
+    state_ids = [env_id for env_id in ids if not _observes_images(env_id)]
+    pixel_ids = [env_id for env_id in ids if _observes_images(env_id)]
     single = [
-        Contender("CartPole-v1", _gym("CartPole-v1")),
-        Contender("MuJoCo InvertedPendulum-v5", _gym("InvertedPendulum-v5"), needs=("mujoco",)),
-        Contender(
+        Case("CartPole-v1", _gym("CartPole-v1")),
+        Case("MuJoCo InvertedPendulum-v5", _gym("InvertedPendulum-v5"), needs=("mujoco",)),
+        Case(
             "InvertedPendulumBulletEnv-v0",
             _gym("InvertedPendulumBulletEnv-v0"),
             needs=("pybullet_envs_gymnasium",),
         ),
-        Contender("panda-gym PandaReach-v3", _gym("PandaReach-v3"), needs=("panda_gym",)),
+        Case("panda-gym PandaReach-v3", _gym("PandaReach-v3"), needs=("panda_gym",)),
     ]
     cameras = [
-        Contender(
-            "CartPole-v1 + AddRenderObservation", _seen("CartPole-v1"), needs=("pygame", "cv2")
+        Case(
+            "CartPole-v1 + AddRenderObservation", _rendered("CartPole-v1"), needs=("pygame", "cv2")
         ),
-        Contender(
+        Case(
             "InvertedPendulumBulletEnv-v0 + AddRenderObservation",
-            _seen("InvertedPendulumBulletEnv-v0"),
+            _rendered("InvertedPendulumBulletEnv-v0"),
             needs=("pybullet_envs_gymnasium", "cv2"),
         ),
     ]
     many = [
-        Contender("CartPole-v1 vector entry point", _vector_entry("CartPole-v1", 64), 64),
-        Contender(
+        Case("CartPole-v1 vector entry point", _vector_entry("CartPole-v1", 64), 64),
+        Case(
             "SyncVectorEnv InvertedPendulum-v5", _sync("InvertedPendulum-v5", 64), 64, ("mujoco",)
         ),
-        Contender("EnvPool InvertedPendulum-v4, 2 threads", _envpool, 64, ("envpool",)),
+        Case("EnvPool InvertedPendulum-v4, 2 threads", _envpool, 64, ("envpool",)),
     ]
+    bare = [env_id for env_id in state_ids if env_id in _BARE_LOOPS]
     return [
         Section(
             "one environment",
             [
-                *(
-                    Contender(_bare(env_id), functools.partial(_open_bare, env_id))
-                    for env_id in STATE_IDS
-                ),
-                *(Contender(env_id, _gym(env_id)) for env_id in STATE_IDS),
+                *(Case(_bare(env_id), functools.partial(_open_bare, env_id)) for env_id in bare),
+                *(Case(env_id, _gym(env_id)) for env_id in state_ids),
                 *single,
             ],
             [
-                *(Ratio(env_id, _bare(env_id)) for env_id in STATE_IDS),
-                *(Ratio(CART_POLE, peer.name) for peer in single),
+                *(Ratio(env_id, _bare(env_id)) for env_id in bare),
+                *(Ratio(CART_POLE, other.name) for other in single),
             ],
         ),
         Section(
-            "one environment, pictures",
+            "one environment, images",
             [
-                *(
-                    Contender(_bare(env_id), functools.partial(_open_camera, env_id))
-                    for env_id in PIXEL_IDS
-                ),
-                *(Contender(env_id, _gym(env_id)) for env_id in PIXEL_IDS),
+                *(Case(_bare(e), functools.partial(_open_camera, e)) for e in pixel_ids),
+                *(Case(env_id, _gym(env_id)) for env_id in pixel_ids),
                 *cameras,
             ],
             [
-                *(Ratio(env_id, _bare(env_id)) for env_id in PIXEL_IDS),
-                *(Ratio(env_id, peer.name) for env_id in PIXEL_IDS for peer in cameras),
+                *(Ratio(env_id, _bare(env_id)) for env_id in pixel_ids),
+                *(Ratio(env_id, other.name) for env_id in pixel_ids for other in cameras),
             ],
         ),
-        *(_rows_section(env_id, rows) for env_id in ENV_IDS for rows in ROWS),
+        *(_vector_section(env_id, num_envs) for env_id in ids for num_envs in NUM_ENVS),
         Section(
-            "batches",
+            "vector environments",
             [
                 *(
-                    Contender(f"batch of {rows} {env_id}", _batch(env_id, rows), rows)
-                    for env_id in STATE_IDS
-                    for rows in ROWS
+                    Case(_vector_name(env_id, num_envs), _vector(env_id, num_envs), num_envs)
+                    for env_id in state_ids
+                    for num_envs in NUM_ENVS
                 ),
                 *many,
             ],
             [
-                *(Ratio(f"batch of 256 {env_id}", f"batch of 64 {env_id}") for env_id in STATE_IDS),
-                *(Ratio(f"batch of 64 {CART_POLE}", peer.name) for peer in many),
+                *(Ratio(_vector_name(e, 256), _vector_name(e, 64)) for e in state_ids),
+                *(Ratio(_vector_name(CART_POLE, 64), other.name) for other in many),
             ],
         ),
     ]
 
 
-def _rows_section(env_id: str, rows: int) -> Section:
-    ways = [Contender(f"batch of {rows} {env_id}", _batch(env_id, rows), rows)]
-    if rows <= MOST_CLIENTS or env_id not in PIXEL_IDS:
-        ways.append(Contender(f"SyncVectorEnv of {rows}", _sync(env_id, rows), rows))
-    if rows <= MOST_CLIENTS:
+def _observes_images(env_id: str) -> bool:
+    task = registered(env_id)
+    return task is not None and env_id == task.pixel_id
+
+
+def _vector_section(env_id: str, num_envs: int) -> Section:
+    ways = [Case(_vector_name(env_id, num_envs), _vector(env_id, num_envs), num_envs)]
+    if num_envs <= MOST_CLIENTS or not _observes_images(env_id):
+        ways.append(Case(f"SyncVectorEnv of {num_envs}", _sync(env_id, num_envs), num_envs))
+    if num_envs <= MOST_CLIENTS:
         ways += [
-            Contender(f"AsyncVectorEnv of {rows}", _async(env_id, rows), rows),
-            Contender(
-                f"SB3 SubprocVecEnv of {rows}",
-                functools.partial(_subproc, env_id, rows),
-                rows,
+            Case(f"AsyncVectorEnv of {num_envs}", _async(env_id, num_envs), num_envs),
+            Case(
+                f"SB3 SubprocVecEnv of {num_envs}",
+                functools.partial(_subproc, env_id, num_envs),
+                num_envs,
                 ("stable_baselines3",),
             ),
         ]
     ratios = [Ratio(ways[0].name, way.name) for way in ways[1:]]
-    return Section(f"{env_id} with num_envs={rows}", ways, ratios, in_summary=rows == 64)
+    title = f"{env_id} with num_envs={num_envs}"
+    return Section(title, ways, ratios, in_summary=num_envs == 64)
+
+
+def _vector_name(env_id: str, num_envs: int) -> str:
+    return f"{env_id}, num_envs={num_envs}"
 
 
 def _bare(env_id: str) -> str:
-    return f"bare {'getCameraImage' if env_id in PIXEL_IDS else 'loop'} of {env_id}"
+    return f"bare {'getCameraImage' if _observes_images(env_id) else 'loop'} of {env_id}"
 
 
 def _acts(loop: Loop) -> int:
-    """Return how many acts fill a turn, in whole bursts."""
+    """Return how many acts fill a round, in whole bursts."""
     begin, act = loop
     begin()
     act(0)
@@ -327,7 +309,7 @@ def _acts(loop: Loop) -> int:
     for count in range(BURST):
         act(count)
     seconds = time.perf_counter() - start
-    return BURST * max(1, round(TURN / seconds))
+    return BURST * max(1, round(ROUND / seconds))
 
 
 def _seconds_per_act(loop: Loop, acts: int) -> float:
@@ -349,7 +331,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def ratio_of(ratio: Ratio, rates: dict[str, list[float]]) -> dict[str, Any]:
-    """Return a ratio's names, and the spread of the ratios of single turns."""
+    """Return a ratio's names, and the spread of the ratios of single rounds."""
     turns = zip(rates[ratio.name], rates[ratio.over], strict=True)
     return {**asdict(ratio), **spread([mine / theirs for mine, theirs in turns])}
 
@@ -385,8 +367,8 @@ def _gym(env_id: str) -> Opener:
     return functools.partial(_open_env, lambda: _make(env_id))
 
 
-def _seen(env_id: str) -> Opener:
-    """Return what makes an environment seen through Gymnasium's wrappers, as large as ours."""
+def _rendered(env_id: str) -> Opener:
+    """Return what makes an environment's images with Gymnasium's wrappers, as large as ours."""
 
     def make() -> gym.Env[Any, Any]:
         env = AddRenderObservation(_make(env_id, render_mode="rgb_array"))
@@ -402,35 +384,40 @@ def _make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
     return gym.make(env_id, **kwargs)
 
 
+def _action(space: gym.Space[Any], count: int) -> Any:
+    """Return an action; Discrete ones go by turns, so that no episode ends."""
+    return count % int(space.n) if isinstance(space, gym.spaces.Discrete) else space.sample()
+
+
 @contextlib.contextmanager
 def _open_env(make: Callable[[], gym.Env[Any, Any]]) -> Iterator[Loop]:
     with make() as env:
-        space = env.action_space
-        space.seed(0)
-        if isinstance(space, gym.spaces.Discrete):  # by turns, so that nothing ends
-            actions: list[Any] = [count % int(space.n) for count in range(BURST)]
-        else:
-            actions = [space.sample() for _ in range(BURST)]
+        env.action_space.seed(0)
+        actions = [_action(env.action_space, count) for count in range(BURST)]
         yield lambda: env.reset(seed=0), lambda count: env.step(actions[count])
 
 
-def _batch(env_id: str, rows: int) -> Opener:
-    return functools.partial(_open_vector, lambda: gym.make_vec(env_id, num_envs=rows))
+def _vector(env_id: str, num_envs: int) -> Opener:
+    return functools.partial(_open_vector, lambda: gym.make_vec(env_id, num_envs=num_envs))
 
 
-def _vector_entry(env_id: str, rows: int) -> Opener:
+def _vector_entry(env_id: str, num_envs: int) -> Opener:
     return functools.partial(
         _open_vector,
-        lambda: gym.make_vec(env_id, num_envs=rows, vectorization_mode="vector_entry_point"),
+        lambda: gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point"),
     )
 
 
-def _sync(env_id: str, rows: int) -> Opener:
-    return functools.partial(_open_vector, lambda: SyncVectorEnv([lambda: _make(env_id)] * rows))
+def _sync(env_id: str, num_envs: int) -> Opener:
+    return functools.partial(
+        _open_vector, lambda: SyncVectorEnv([lambda: _make(env_id)] * num_envs)
+    )
 
 
-def _async(env_id: str, rows: int) -> Opener:
-    return functools.partial(_open_vector, lambda: AsyncVectorEnv([lambda: _make(env_id)] * rows))
+def _async(env_id: str, num_envs: int) -> Opener:
+    return functools.partial(
+        _open_vector, lambda: AsyncVectorEnv([lambda: _make(env_id)] * num_envs)
+    )
 
 
 @contextlib.contextmanager
@@ -443,13 +430,13 @@ def _open_vector(make: Callable[[], Any]) -> Iterator[Loop]:
 
 
 @contextlib.contextmanager
-def _subproc(env_id: str, rows: int) -> Iterator[Loop]:
+def _subproc(env_id: str, num_envs: int) -> Iterator[Loop]:
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
-    processes = SubprocVecEnv([lambda: _make(env_id)] * rows, start_method="fork")
+    processes = SubprocVecEnv([lambda: _make(env_id)] * num_envs, start_method="fork")
     with contextlib.closing(processes) as envs:
         space = envs.action_space
-        actions = [np.array([space.sample() for _ in range(rows)]) for _ in range(BURST)]
+        actions = [np.array([space.sample() for _ in range(num_envs)]) for _ in range(BURST)]
         envs.reset()
         yield lambda: None, lambda count: envs.step(actions[count])
 
@@ -471,13 +458,16 @@ def _open_bare(env_id: str) -> Iterator[Loop]:
     with gym.make(env_id) as env:
         env.reset(seed=0)
         task, start = env.unwrapped.task, env.unwrapped.state()  # type: ignore[attr-defined]
-        with contextlib.closing(world.World(task.physics_hz, task.control_hz)) as engine:
-            yield _bare_loop(env_id, engine, start)
+        engine = world.World(
+            task.physics_hz, task.control_hz, task.gravity, bullet_substeps=task.bullet_substeps
+        )
+        with contextlib.closing(engine):
+            yield _BARE_LOOPS[env_id](engine, start)
 
 
 @contextlib.contextmanager
 def _open_camera(env_id: str) -> Iterator[Loop]:
-    """Yield the camera call alone, of every fifth picture that the environment will show."""
+    """Yield the camera call alone, of every fifth image that the environment will draw."""
     with contextlib.ExitStack() as stack:
         env = stack.enter_context(gym.make(env_id))
         env.reset(seed=0)
@@ -486,16 +476,16 @@ def _open_camera(env_id: str) -> Iterator[Loop]:
         calls = []
         for count in range(BURST):
             if count % 5 == 0:
-                studio = stack.enter_context(contextlib.closing(Studio(task)))
+                renderer = stack.enter_context(contextlib.closing(Renderer(task)))
                 state = tuple(bare.state().values())
-                studio.pose(state)
-                calls.append(_camera_call(studio, camera, task.followed(state)))
-            env.step(count % env.action_space.n)  # type: ignore[attr-defined]
+                renderer.set_state(state)
+                calls.append(_camera_call(renderer, camera, task.camera_target(state)))
+            env.step(_action(env.action_space, count))
         yield lambda: None, lambda count: calls[count // 5]()
 
 
 def _camera_call(
-    studio: Studio, camera: Camera, shift: tuple[float, float, float]
+    renderer: Renderer, camera: Camera, shift: tuple[float, float, float]
 ) -> Callable[[], Any]:
     """Return a call whose arguments are ready."""
     return functools.partial(
@@ -508,34 +498,38 @@ def _camera_call(
         **world.LIGHT,
         shadow=0,
         renderer=p.ER_TINY_RENDERER,
-        physicsClientId=studio._world.client,
+        physicsClientId=renderer._simulation.world.client,
     )
 
 
-def _bare_loop(env_id: str, engine: world.World, start: dict[str, float]) -> Loop:
-    """Return the same scene with nothing but motor call, step and state read.
+def _bare_cart_pole(engine: world.World, start: dict[str, float]) -> Loop:
+    """Return the cart-pole's scene with nothing but motor call, step and state read.
 
     Arguments go by keyword, as PyBullet's examples have them.
     """
     client = engine.client
-    if env_id == "BulletCartPole-v0":
-        robot, joints = _load(engine, "cart_pole.urdf", "slider", "hinge")
-        slider, hinge = joints
+    body = engine.load_contact_free(assets.path("cart_pole.urdf"), copies=1)
+    robot, joints = _last_body(engine), body.joints("slider", "hinge")
+    slider, hinge = joints
 
-        def begin() -> None:
-            p.resetJointState(robot, slider, start["x"], start["x_dot"], client)
-            p.resetJointState(robot, hinge, start["theta"], start["theta_dot"], client)
+    def begin() -> None:
+        p.resetJointState(robot, slider, start["x"], start["x_dot"], client)
+        p.resetJointState(robot, hinge, start["theta"], start["theta_dot"], client)
 
-        def act(count: int) -> Any:
-            force = 10.0 if count % 2 else -10.0
-            p.setJointMotorControl2(
-                robot, slider, p.TORQUE_CONTROL, force=force, physicsClientId=client
-            )
-            p.stepSimulation(client)
-            return p.getJointStates(robot, joints, client)
+    def act(count: int) -> Any:
+        force = 10.0 if count % 2 else -10.0
+        p.setJointMotorControl2(
+            robot, slider, p.TORQUE_CONTROL, force=force, physicsClientId=client
+        )
+        p.stepSimulation(client)
+        return p.getJointStates(robot, joints, client)
 
-        return begin, act
+    return begin, act
 
+
+def _bare_plate(engine: world.World, start: dict[str, float]) -> Loop:
+    """Return the plate's scene with nothing but motor call, step and state read."""
+    client = engine.client
     robot, joints = _load(engine, "balancing_plate.urdf", "pitch", "roll")
     pitch, roll = joints
     ball, _ = _load(engine, "ball.urdf")
@@ -567,5 +561,11 @@ def _bare_loop(env_id: str, engine: world.World, start: dict[str, float]) -> Loo
 def _load(engine: world.World, name: str, *joints: str) -> tuple[int, tuple[int, ...]]:
     """Return Bullet's numbers of a body and of its joints."""
     body = engine.load(assets.path(name), fixed=name != "ball.urdf")
-    number = p.getBodyUniqueId(p.getNumBodies(engine.client) - 1, engine.client)
-    return int(number), body.joints(*joints)
+    return _last_body(engine), body.joints(*joints)
+
+
+def _last_body(engine: world.World) -> int:
+    return int(p.getBodyUniqueId(p.getNumBodies(engine.client) - 1, engine.client))
+
+
+_BARE_LOOPS = {CART_POLE: _bare_cart_pole, "BalancingPlate-v0": _bare_plate}

@@ -168,7 +168,9 @@ class PixelObserver:
 def _lens(default: Camera, given: Any) -> dict[str, Any]:
     """Return the checked fields of a camera that a user wants otherwise."""
     if not isinstance(given, Mapping):
-        raise TypeError(f"camera={shorten(given)} must be a dict such as {{'fov': {default.fov:g}}}")
+        raise TypeError(
+            f"camera={shorten(given)} must be a dict such as {{'fov': {default.fov:g}}}"
+        )
     if unknown := [name for name in given if name not in _LENS]:
         raise ValueError(f"camera has no {shorten(unknown)}; its names are {', '.join(_LENS)}")
     lens: dict[str, Any] = {}

@@ -33,7 +33,8 @@ def parse_options(
     names = ("state",) if num_envs is None else ("state", "reset_mask")
     options = {} if options is None else options
     if not isinstance(options, Mapping):
-        raise TypeError(f"options {shorten(options)} must be None or a dict with {' or '.join(map(repr, names))}")
+        legal = " or ".join(map(repr, names))
+        raise TypeError(f"options {shorten(options)} must be None or a dict with {legal}")
     if unknown := [name for name in options if name not in names]:
         raise ValueError(f"options has no {shorten(unknown)}; legal: {', '.join(names)}")
     named = options.get("state")
@@ -71,10 +72,7 @@ def make_task(
     if observer not in OBSERVERS:
         raise ValueError(f"observer={shorten(observer)} must be one of {', '.join(OBSERVERS)}")
     kind = load_task(task) if isinstance(task, str) else task
-    if isinstance(kind, Task):
-        of_task = []
-    else:
-        of_task = [field.name for field in dataclasses.fields(kind)]
+    of_task = [] if isinstance(kind, Task) else [field.name for field in dataclasses.fields(kind)]
     of_pixels = list(inspect.signature(PixelObserver).parameters)[1:]
     legal = [*others, "observer", *of_task, *(of_pixels if observer == "pixels" else [])]
     if unknown := [name for name in keywords if name not in legal]:
@@ -84,7 +82,8 @@ def make_task(
         )
     given = {name: value for name, value in keywords.items() if name in of_task}
     made = kind if isinstance(kind, Task) else kind(**given)
+    seen: Observer = StateObserver(made)
     if observer == "pixels":
         rest = {name: value for name, value in keywords.items() if name not in of_task}
-        return made, PixelObserver(made, **rest)
-    return made, StateObserver(made)
+        seen = PixelObserver(made, **rest)
+    return made, seen

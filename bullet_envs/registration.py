@@ -95,7 +95,7 @@ def register_envs() -> None:
 
 
 def registered(env_id: str) -> RegisteredTask | None:
-    """Return the task of an id, which may have the prefix ``module:``, or None if it is no task's."""
+    """Return the task of an id, which may begin with ``module:``, or None if there is none."""
     return _REGISTERED.get(env_id.rpartition(":")[2])
 
 

@@ -29,9 +29,7 @@ class Renderer:
     """
 
     def __init__(self, task: Task, gui: bool = False, renderer: str = "tiny") -> None:
-        self._simulation = Simulation(
-            task, gui=gui, egl_renderer=renderer == "egl", visible=True
-        )
+        self._simulation = Simulation(task, gui=gui, egl_renderer=renderer == "egl", visible=True)
         if gui:
             self._simulation.world.look(task.video_camera.eye, task.video_camera.target)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ RENDER_MODES = ("rgb_array", "rgb_array_list")
 KEYWORDS = ("num_envs", "max_episode_steps", "autoreset_mode", "render_mode")
 
 Array = npt.NDArray[Any]
+Result = TypeVar("Result")
 
 
 class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
@@ -299,7 +300,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             self.resynchronize()
         return {**self.__dict__, "_simulation": None, "_renderer": None}
 
-    def _guarded(self, call: Callable[[], Any]) -> Any:
+    def _guarded(self, call: Callable[[], Result]) -> Result:
         """Return what a call returns; after Ctrl-C or an error in it, all must be reset."""
         try:
             return call()
@@ -318,7 +319,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         return self._simulation
 
     def _begin(self, indices: Sequence[int], state: State | None = None) -> None:
-        """Begin an episode in some sub-environments, from random initial states if none is given."""
+        """Begin an episode in some sub-environments, from a random state if none is given."""
         initial = {index: state or self._sample_initial_state(index) for index in indices}
         placed = self._ready().set_state(initial)
         if self._states is None:
@@ -420,7 +421,9 @@ def require_disabled(envs: VectorEnv[Any, Any, Any], user: str) -> None:
     """
     mode = envs.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.DISABLED:
-        raise ValueError(f"{user} needs a vector environment with autoreset_mode='Disabled', not {mode}")
+        raise ValueError(
+            f"{user} needs a vector environment with autoreset_mode='Disabled', not {mode}"
+        )
 
 
 def _seed(seed: Any, name: str) -> int:

@@ -33,7 +33,10 @@ class Body:
         # Bullet multiplies the greatest force of a motor by its sub-steps.
         self._motor_share = 1 / substeps
         self._group = 1 << env_index
-        infos = [p.getJointInfo(body_id, joint, client) for joint in range(p.getNumJoints(body_id, client))]
+        infos = [
+            p.getJointInfo(body_id, joint, client)
+            for joint in range(p.getNumJoints(body_id, client))
+        ]
         self._index = {info[_JOINT_NAME].decode(): joint for joint, info in enumerate(infos)}
         self._effort = [info[_JOINT_EFFORT] for info in infos]
         self.has_damping = any(info[_JOINT_DAMPING] for info in infos)

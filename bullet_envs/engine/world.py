@@ -180,7 +180,9 @@ class World:
                     physicsClientId=self.client,
                 )
         except p.error:
-            raise ValueError(f"PyBullet cannot load {path}: not a URDF, or a mesh is missing") from None
+            raise ValueError(
+                f"PyBullet cannot load {path}: not a URDF, or a mesh is missing"
+            ) from None
         return Body(self.client, body_id, env_index, copies, self._substeps)
 
     def load_marker(self, radius: float, colour: Sequence[float]) -> Body:
