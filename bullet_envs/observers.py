@@ -26,7 +26,9 @@ _LENS = ("eye", "target", "fov")
 class Observer(Protocol):
     """Turns a state into an observation."""
 
-    space: spaces.Space[Any]
+    @property
+    def space(self) -> spaces.Space[Any]:
+        """Of an observation."""
 
     def observe(self, state: State) -> Observation:
         """Return the observation of a state: new arrays."""
