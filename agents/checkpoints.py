@@ -173,7 +173,7 @@ def matching(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tens
         dtype: that it must have.
 
     Raises:
-        CheckpointError: it has another shape or type.
+        CheckpointError: it has another shape or type, or is not finite.
     """
     fits = len(tensor.shape) == len(shape) and all(
         expected in (-1, actual) for expected, actual in zip(shape, tensor.shape, strict=True)
@@ -183,6 +183,8 @@ def matching(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tens
             f"a tensor of the checkpoint is {tensor.dtype} {tuple(tensor.shape)},"
             f" not {dtype} {shape}"
         )
+    if not tensor.isfinite().all():
+        raise CheckpointError("a tensor of the checkpoint is not finite")
     return tensor
 
 

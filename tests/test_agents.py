@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import random
 import signal
 import subprocess
 import sys
@@ -31,15 +32,15 @@ from bullet_envs.agents import (
     load_agent,
     new_agent,
     pretrained_card,
+    settings_help,
 )
 from bullet_envs.agents.checkpoints import digest, read_tensors
 from bullet_envs.agents.dqn import epsilon_at, td_target
 from bullet_envs.agents.environment import EnvConfig
-from bullet_envs.agents.evaluation import evaluate, run_episodes
+from bullet_envs.agents.evaluation import Evaluation, evaluate, run_episodes
 from bullet_envs.agents.reinforce import ReturnBuffer, policy_loss, returns_to_go
 from bullet_envs.agents.replay_buffer import Batch, ReplayBuffer
 from bullet_envs.agents.run import Run, derived_seed
-from bullet_envs.cli import main
 
 # Trainings of about a second that evaluate twice.
 TINY = {
@@ -640,9 +641,7 @@ def test_same_seed_same_weights(tmp_path, algo, env_id):
     seen = {}
     for name, seed in seeds.items():
         _, agent = train(algo, tmp_path / name, env_id, seed=seed, **tiny(algo, env_id))
-        # SB3 lists the parts that actor and critic share more than once.
-        final = {name: tensor.clone() for name, tensor in agent.policy.network.state_dict().items()}
-        seen[name] = {**outcome(tmp_path / name), "final": digest(final)}
+        seen[name] = {**outcome(tmp_path / name), "final": weights_of(agent)}
         # What others draw from the global generators is no business of a training.
         torch.rand(seed + 1)
         np.random.random(3)
@@ -653,13 +652,33 @@ def test_same_seed_same_weights(tmp_path, algo, env_id):
     assert len(seen["one"]["scores"]) == 2
 
 
-COMMAND = "from bullet_envs.cli import main; raise SystemExit(main())"
+def log_of(folder):
+    """Return the lines of progress.csv without what depends on time."""
+    with (folder / "progress.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    return [{k: v for k, v in line.items() if k != "time/fps"} for line in lines]
 
 
-def arguments_of(algo, env_id, folder):
-    settings = [f"{name}:{value}" for name, value in SHORT[algo].items()]
-    command = ["train", "--algo", algo, "--env", env_id, "--seed", "5", "--no-progress"]
-    return [*command, "-f", str(folder), "-params", *settings, "solved_evaluations:0"]
+def resume(algo, folder, config):
+    """Go on with a training; return the run and the agent as it was in the end."""
+    with Run(folder, config, resume=True, progress=False) as run:
+        agent = algorithm(algo).train(config, run)
+    return run, agent
+
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+from bullet_envs.agents import algorithm
+from bullet_envs.agents.run import Run
+
+algo, folder, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+learner = algorithm(algo)
+config = learner.config(**settings)
+with Run(folder, config, progress=False) as run:
+    learner.train(config, run)
+print(run.stopped, run.steps, run.steps_to_replay)
+"""
 
 
 @pytest.mark.slow
@@ -674,93 +693,356 @@ def arguments_of(algo, env_id, folder):
 )
 def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, number):
     """A training stopped by a signal and resumed ends with the weights of an unbroken one."""
-    name = f"{algo}/{env_id}_seed5_1"
+    settings = {**SHORT[algo], "env_id": env_id, "seed": 5, "solved_evaluations": 0}
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *arguments_of(algo, env_id, broken)],
+        [sys.executable, "-c", TRAIN, algo, str(broken), json.dumps(settings)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    checkpoint = broken / name / "checkpoint.safetensors"
     deadline = time.monotonic() + 100
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
+        if (broken / "best.json").exists():  # so has been the first evaluation
+            break
         time.sleep(0.005)
     process.send_signal(number)
     printed, complained = process.communicate(timeout=100)
 
-    # It stopped in the middle, said how to go on, and left nothing torn.
-    assert process.returncode == 130, complained
-    assert "Traceback" not in complained
-    assert "--resume" in complained and str(broken / name) in printed
-    _, info, _ = read_tensors(checkpoint)
-    assert 0 < info["steps"] < SHORT[algo]["n_timesteps"]
-    stopped = load_agent(env_id, broken / name)
-    assert stopped.facts["steps"] <= info["steps"]
-    assert json.loads((broken / name / "config.json").read_text())["seed"] == 5
-    assert outcome(broken / name)["steps"] == info["steps"]
+    # It stopped in the middle and left nothing torn.
+    assert process.returncode == 0 and not complained
+    stopped, steps, steps_to_replay = printed.split()
+    _, info, _ = read_tensors(broken / "checkpoint.safetensors")
+    assert stopped == "True"
+    assert int(steps) - int(steps_to_replay) == info["steps"] < SHORT[algo]["n_timesteps"]
+    assert json.loads((broken / "config.json").read_text())["seed"] == 5
+    load_agent(env_id, broken)
 
-    assert main([*arguments_of(algo, env_id, broken), "--resume"]) == 0
-    assert main(arguments_of(algo, env_id, unbroken)) == 0
-    assert outcome(broken / name) == outcome(unbroken / name)
-    assert outcome(broken / name)["steps"] >= SHORT[algo]["n_timesteps"]
+    settings["hidden"] = tuple(settings["hidden"])
+    resume(algo, broken, algorithm(algo).config(**settings))
+    train(algo, unbroken, **settings)
+    assert outcome(broken) == outcome(unbroken)
+    assert log_of(broken) == log_of(unbroken)
+    assert outcome(broken)["steps"] >= SHORT[algo]["n_timesteps"]
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, capsys, algo):
-    """Ctrl-C twice breaks off at once with code 130; the last checkpoint is resumed from."""
-    monkeypatch.chdir(tmp_path)
-    settings = [f"{name}:{value}" for name, value in TINY[algo].items()]
-    command = ["train", "--algo", algo, "--env", "BulletCartPole-v0", "--no-progress"]
-    command += ["-params", *settings, "solved_evaluations:0"]
+def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, algo):
+    """Ctrl-C twice breaks off at once; the last checkpoint is resumed from."""
+    settings = {**TINY[algo], "solved_evaluations": 0}
     before = signal.getsignal(signal.SIGINT)
-    log, stopped_at = Run.log, []
+    evaluate_, stopped_at = Run.evaluate, []
 
-    def logging(run, scalars):
-        log(run, scalars)
-        if (run.folder / "checkpoint.safetensors").exists():
-            stopped_at.append(run.steps)
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-            pytest.fail("it went on")
+    def stopping(run, agent):
+        evaluate_(run, agent)
+        stopped_at.append(run.steps)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it went on")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "log", logging)
-        try:
-            code = main(command)
-        except KeyboardInterrupt:
-            pytest.fail("Ctrl-C came through")  # as it is, it would end pytest
-    assert code == 130
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "evaluate", stopping)
+        train(algo, tmp_path / "broken", **settings)
     assert len(stopped_at) == 1
     assert signal.getsignal(signal.SIGINT) is before
 
-    assert main([*command, "--resume"]) == 0
-    assert main(command) == 0
-    broken, unbroken = sorted((tmp_path / "runs" / algo).iterdir())
-    assert outcome(broken) == outcome(unbroken)
+    _, agent = train(algo, tmp_path / "unbroken", **settings)
+    config = algorithm(algo).config(env_id="BulletCartPole-v0", **settings)
+    _, again = resume(algo, tmp_path / "broken", config)
+    assert weights_of(again) == weights_of(agent)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
+
+
+def weights_of(agent):
+    # SB3 lists the parts that actor and critic share more than once.
+    return digest({k: v.clone() for k, v in agent.policy.network.state_dict().items()})
+
+
+def stop_at(patch, steps):
+    """Let trainings be asked to stop when they have taken so many steps."""
+    advance = Run.advance
+
+    def stopping(run, actions):
+        advance(run, actions)
+        run.stopped = run.stopped or run.steps >= steps
+
+    patch.setattr(Run, "advance", stopping)
+
+
+# Evaluations and checkpoints on schedules of their own, neither a multiple of a rollout.
+AWKWARD = {
+    "reinforce": {"n_timesteps": 3000, "eval_freq": 700, "save_freq": 1100, "episodes": 4},
+    "dqn": {"n_timesteps": 2000, "eval_freq": 350, "save_freq": 600, "learning_starts": 300},
+    "sb3-ppo": {"n_timesteps": 3000, "eval_freq": 300, "save_freq": 700, "n_steps": 32},
+}
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("stops", [(1, 10, 777), (1777,)], ids=str)
+def test_a_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch, algo, stops):
+    """Weights, checkpoint and every column of progress.csv but time/fps, wherever it was stopped.
+
+    A stop before the first evaluation is resumed too.
+    """
+    settings = {**AWKWARD[algo], "hidden": (16,), "solved_evaluations": 0, "action_repeat": 2}
+    config = algorithm(algo).config(env_id="BulletCartPole-v0", **settings)
+    for number, steps in enumerate(stops):
+        with monkeypatch.context() as patch:
+            stop_at(patch, steps)
+            if number == 0:
+                run, agent = train(algo, tmp_path / "broken", **settings)
+                assert steps > 300 or run.best_return is None
+            else:
+                run, agent = resume(algo, tmp_path / "broken", config)
+        assert run.stopped and not run.complete and run.steps >= steps
+        _, info, _ = read_tensors(tmp_path / "broken" / "checkpoint.safetensors")
+        assert run.steps_to_replay == run.steps - info["steps"]
+        if algo == "reinforce":  # nothing is lost
+            assert run.steps_to_replay == 0
+    _, agent = resume(algo, tmp_path / "broken", config)
+    _, other = train(algo, tmp_path / "unbroken", **settings)
+    assert weights_of(agent) == weights_of(other)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
+    lines = log_of(tmp_path / "broken")
+    assert lines == log_of(tmp_path / "unbroken")
+    assert sum(line["eval/mean_reward"] != "" for line in lines) > 4
+
+
+class Reckless(gym.Env):
+    """A cart-pole that draws from all global generators, as no environment should."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+    action_space = gym.spaces.Discrete(2)
+    observation_space = Box(-np.inf, np.inf, (4,), np.float32)
+
+    def __init__(self):
+        self.env = gym.make("CartPole-v1")
+
+    def reset(self, *, seed=None, options=None):
+        random.random(), np.random.random(), torch.rand(1)
+        return self.env.reset(seed=seed)
+
+    def step(self, action):
+        random.random(), np.random.random(), torch.rand(1)
+        return self.env.step(action)
+
+
+@pytest.fixture
+def reckless():
+    gym.register("Reckless-v0", Reckless, max_episode_steps=100)
+    yield "Reckless-v0"
+    del gym.registry["Reckless-v0"]
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("env_id", ["BalancingPlate-v0", "Reckless-v0"])
+def test_evaluating_does_not_change_the_training(tmp_path, algo, env_id, reckless):
+    """The same seed with other evaluations, or with nearly none, ends with the same weights."""
+    settings = {**AWKWARD[algo], "hidden": (16,), "solved_evaluations": 0}
+    seen = {}
+    for eval_freq in (300, 470, 10**6):
+        _, agent = train(
+            algo, tmp_path / str(eval_freq), env_id, **{**settings, "eval_freq": eval_freq}
+        )
+        tensors, _, _ = read_tensors(tmp_path / str(eval_freq) / "checkpoint.safetensors")
+        seen[eval_freq] = weights_of(agent), digest(tensors)
+    assert seen[300] == seen[470] == seen[10**6]
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("action_repeat", [1, 3])
+def test_the_budget_of_steps_is_kept(tmp_path, algo, action_repeat):
+    """-n 100 takes 100 steps, rounded up to one step of all sub-environments, then evaluates."""
+    run, _ = train(algo, tmp_path / "run", n_timesteps=100, action_repeat=action_repeat)
+    num_envs = getattr(run.config, "n_envs", 16)
+    assert 100 <= run.steps < 100 + num_envs * action_repeat
+    assert run.complete and run.steps_to_replay == 0 and run.best_return > 0
+    _, info, _ = read_tensors(tmp_path / "run" / "checkpoint.safetensors")
+    assert info["steps"] == run.steps
+    assert load_agent("BulletCartPole-v0", tmp_path / "run").facts["steps"] == run.steps
+
+
+@pytest.mark.parametrize("algo", ["reinforce", "sb3-ppo"])
+def test_an_incomplete_batch_teaches_nothing(tmp_path, algo):
+    """Where no episode ended, or no rollout was completed, the weights are the first ones."""
+    seen = set()
+    for n_timesteps in (16, 64):
+        run, agent = train(
+            algo, tmp_path / str(n_timesteps), "MountainCar-v0", n_timesteps=n_timesteps
+        )
+        assert run.steps == n_timesteps
+        assert {
+            line.keys() <= {"eval/mean_reward", "eval/mean_ep_length", "time/total_timesteps"}
+            for line in log_of(run.folder)
+        } == {True}
+        seen.add(weights_of(agent))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_lengths_are_lengths(tmp_path, algo):
+    """With repeated actions they are environment steps: here each step pays 1, there it does not.
+
+    Returns of 0.5 per step would not equal the lengths.
+    """
+    settings = {**TINY[algo], "action_repeat": 2, "solved_evaluations": 0}
+    train(algo, tmp_path / "one", **settings)
+    for kind, ours in (
+        ("eval/mean_", ("reward", "ep_length")),
+        ("rollout/ep_", ("rew_mean", "len_mean")),
+    ):
+        pairs = [[line[kind + name] for name in ours] for line in log_of(tmp_path / "one")]
+        pairs = [[float(value) for value in pair] for pair in pairs if "" not in pair]
+        assert pairs and all(one == other > 1 for one, other in pairs)
+    train(algo, tmp_path / "other", "MountainCar-v0", **settings)
+    lengths = [line["eval/mean_ep_length"] for line in log_of(tmp_path / "other")]
+    rewards = [line["eval/mean_reward"] for line in log_of(tmp_path / "other")]
+    assert {float(length) for length in lengths if length} == {200.0}
+    assert {float(reward) for reward in rewards if reward} == {-200.0}
+
+
+@pytest.mark.parametrize(
+    "returns, threshold, solved",
+    [
+        ([475.0] * 20, 475.0, True),
+        ([475.0] * 19 + [474.9], 475.0, False),
+        ([500.0] * 19 + [400.0], 475.0, False),
+        ([500.0] * 20, None, False),
+        ([-90.0] * 20, -110.0, True),
+    ],
+)
+def test_solved_is_the_threshold_of_the_spec(tmp_path, monkeypatch, returns, threshold, solved):
+    """Each episode must reach it; without a threshold nothing is ever solved."""
+    agent = untrained("BulletCartPole-v0", "dqn")
+    monkeypatch.setattr(gym.spec("BulletCartPole-v0"), "reward_threshold", threshold)
+    evaluation = Evaluation(np.array(returns), np.full(20, 7))
+    monkeypatch.setattr("bullet_envs.agents.run.evaluate", lambda agent, seeds: evaluation)
+    config = algorithm("dqn").config(env_id="BulletCartPole-v0")
+    with Run(tmp_path / "run", config, progress=False) as run:
+        assert run.best_return is None
+        run.evaluate(agent)
+        assert (run.solved_in_a_row, run.solved, run.finished) == (int(solved), False, False)
+        run.evaluate(agent)
+        assert run.solved == run.complete == run.finished == solved
+        assert run.best_return == np.mean(returns)
+
+
+MODES = list(gym.vector.AutoresetMode)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "BulletCartPole-v0", "BalancingPlate-v0"])
+@pytest.mark.parametrize("action_repeat", [1, 3])
+def test_episodes_are_the_same_in_every_autoreset_mode(env_id, mode, action_repeat):
+    """Each equals the episode of a single environment, its last observation included.
+
+    More sub-environments than episodes are at work, and they end at different times.
+    """
+    config = EnvConfig(env_id, action_repeat=action_repeat)
+
+    def act(observations):
+        return (observations.sum(axis=1) > 0).astype(np.int64)
+
+    seeds = range(30, 38)
+    if env_id == "CartPole-v1" or action_repeat > 1:
+        makers = [config.make] * 10
+        envs = gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)
+    else:
+        envs = gym.make_vec(env_id, num_envs=10, autoreset_mode=mode)
+    with contextlib.closing(envs), config.make() as env:
+        for _ in range(2):  # the second time after what the first has left behind
+            episodes = run_episodes(envs, act, seeds)
+            for seed, episode in zip(seeds, episodes, strict=True):
+                observation, _ = env.reset(seed=seed)
+                total, ended, steps = 0.0, False, 0
+                while not ended:
+                    observation, reward, terminated, truncated, info = env.step(
+                        act(observation[None])[0]
+                    )
+                    total, steps = total + reward, steps + info.get("action_repeats", 1)
+                    ended = terminated or truncated
+                assert episode.ended
+                assert (episode.episode_return, episode.length) == (pytest.approx(total), steps)
+                np.testing.assert_allclose(episode.final_observation, observation, atol=1e-6)
+    assert len({episode.length for episode in episodes}) > 1
+
+
+def test_episodes_are_left_when_the_steps_are_used_up():
+    """Those that have not ended are returned as such, and no more steps are taken."""
+    with contextlib.closing(EnvConfig("MountainCar-v0").make_vec(3)) as envs:
+        episodes = run_episodes(envs, lambda seen: np.ones(len(seen), int), [1, 2, 3], max_steps=10)
+    assert [len(episode.rewards) for episode in episodes] == [4, 4, 4]
+    assert not any(episode.ended for episode in episodes)
+
+
+FOREIGN = [
+    *(("CartPole-v1", algo) for algo in ALGOS),
+    *(("MountainCar-v0", algo) for algo in ALGOS),
+    *(("gymnasium.envs.toy_text:FrozenLake-v1", algo) for algo in ALGOS),
+    ("Pendulum-v1", "sb3-ppo"),
+]
+
+
+@pytest.mark.parametrize("env_id, algo", FOREIGN)
+def test_foreign_environments(tmp_path, env_id, algo):
+    """Any Gymnasium id is trained on, loaded, evaluated and played like ours."""
+    run, _ = train(algo, tmp_path / "run", env_id, n_timesteps=200, frame_stack=2)
+    assert run.best_return is not None
+    loaded = load_agent(env_id, tmp_path / "run")
+    assert (loaded.env_id, loaded.renderer) == (env_id, None)
+    evaluation = evaluate(loaded, range(3))
+    assert evaluation.returns.shape == evaluation.lengths.shape == (3,)
+    with loaded.make_env() as env:
+        observation, _ = env.reset(seed=0)
+        action, _ = loaded.predict(observation, deterministic=True)
+        assert action in env.action_space
+
+
+@pytest.mark.parametrize(
+    "env_id", ["CartPole-v1", "Pendulum-v1", "MountainCar-v0", "FrozenLake-v1"]
+)
+def test_random_actions_anywhere(env_id):
+    """The random policy plays any environment; an LQR does not, and says why."""
+    evaluation = evaluate(load_agent(env_id, "random"), range(3))
+    assert (evaluation.lengths >= 1).all()
+    assert controllers_of(env_id) == ("random",)
+    with pytest.raises(ValueError, match=f"'lqr' needs the state .* {env_id} does not show$"):
+        load_agent(env_id, "lqr")
+
+
+@pytest.mark.parametrize("algo", ["reinforce", "dqn"])
+def test_box_actions_are_refused_anywhere(algo):
+    """In one line, with the space."""
+    with pytest.raises(ValueError, match=f"{algo} needs Discrete actions .*, not Box"):
+        untrained("Pendulum-v1", algo)
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_setting_is_explained(algo):
+    """Name, default and a sentence, from the docstrings; numbers come with their range."""
+    described = settings_help(algo)
+    config = algorithm(algo).config(env_id="CartPole-v1")
+    assert [name for name, _, _ in described] == [n for n in fields_of(config) if n != "seed"]
+    for name, default, meaning in described:
+        assert getattr(config, name) == default
+        assert meaning.endswith(".") and "\n" not in meaning and "  " not in meaning
+        assert " to " in meaning or "at least" in meaning, name
 
 
 @pytest.mark.parametrize("algo", ALGOS)
 @pytest.mark.parametrize("env_id", PIXEL_IDS)
 def test_pixel_training_is_resumed_exactly(tmp_path, monkeypatch, algo, env_id):
-    """Stopped after its first checkpoint and resumed, a training ends as an unbroken one does."""
+    """Stopped and resumed, a training on images ends as an unbroken one does."""
     settings = {**tiny(algo, env_id), "solved_evaluations": 0}
-    checkpoint = Run.checkpoint
-
-    def stopping(run, tensors):
-        checkpoint(run, tensors)
-        run.stopped = True
-
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "checkpoint", stopping)
+        stop_at(patch, settings["eval_freq"] + 20)
         run, _ = train(algo, tmp_path / "broken", env_id, **settings)
-    assert run.steps < settings["n_timesteps"]
-    learner = algorithm(algo)
-    with Run(tmp_path / "broken", run.config, resume=True, progress=False) as again:
-        learner.train(run.config, again)
+    assert not run.complete
+    resume(algo, tmp_path / "broken", run.config)
     train(algo, tmp_path / "unbroken", env_id, **settings)
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
-    assert len(outcome(tmp_path / "broken")["scores"]) == 2
+    assert log_of(tmp_path / "broken") == log_of(tmp_path / "unbroken")
+    assert len(outcome(tmp_path / "broken")["scores"]) >= 2
 
 
 @pytest.mark.parametrize("algo", ["dqn", "sb3-ppo"])

@@ -494,7 +494,7 @@ def test_an_interrupted_repeat_draws_again():
 class SkippingVector(gym.vector.VectorEnv):
     """As BulletVectorEnv: ended sub-environments wait, and draw nothing that is skipped."""
 
-    metadata = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED, "ended_wait": True}
+    metadata = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED, "ended_wait": True}  # noqa: RUF012
     skip_observations = False
 
     def __init__(self, ends):
