@@ -12,6 +12,7 @@ from typing import Any
 from .. import _REGISTRY
 from .agent import Agent, new_agent
 from .environment import EnvConfig, bare_id
+from .policy import Policy
 
 __all__ = [
     "ALGOS",
@@ -19,6 +20,7 @@ __all__ = [
     "Agent",
     "Algorithm",
     "EnvConfig",
+    "Policy",
     "algorithm",
     "controllers_of",
     "load_agent",
@@ -181,7 +183,10 @@ def _controller(env: EnvConfig, name: str) -> Agent:
         )
     from .controllers import LQR, RandomPolicy
 
+    policy: Policy
     with env.make() as made:
         if name == "lqr":
-            return Agent(name, env, LQR(made))
-        return Agent(name, env, RandomPolicy(made.observation_space, made.action_space))
+            policy = LQR(made)
+        else:
+            policy = RandomPolicy(made.observation_space, made.action_space)
+    return Agent(name, env, policy)

@@ -171,7 +171,8 @@ class VectorFlattenObservation(_VectorWrapper):
             columns = [observations[key].reshape(self.num_envs, -1) for key in inner.spaces]
             return np.concatenate(columns, axis=1).astype(dtype)
         each = iterate(self.env.observation_space, observations)
-        return np.stack([flatten(inner, one) for one in each]).astype(dtype)
+        flat: list[Any] = [flatten(inner, one) for one in each]
+        return np.stack(flat).astype(dtype)
 
 
 class VectorFrameStack(_VectorWrapper):
