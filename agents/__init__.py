@@ -1,39 +1,59 @@
 """Reference agents: they demonstrate the environments, and prove that each can be solved."""
 
+import dataclasses
 import importlib
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import ENV_IDS, PIXEL_IDS
-from .agent import Agent
+from .. import _REGISTRY
+from .agent import Agent, new_agent
+from .environment import EnvConfig, bare_id
+from .policy import Policy
 
 __all__ = [
     "ALGOS",
     "CONTROLLERS",
     "Agent",
     "Algorithm",
+    "EnvConfig",
+    "Policy",
     "algorithm",
     "controllers_of",
     "load_agent",
+    "new_agent",
     "pretrained_card",
+    "settings_help",
 ]
 
 # Each learned algorithm: its module, with PRESETS and train(), and the prefix of its classes there.
 _MODULES = {
     "reinforce": ("reinforce", "Reinforce"),
     "dqn": ("dqn", "DQN"),
-    "ppo": ("ppo_sb3", "PPO"),
+    "sb3-ppo": ("sb3_ppo", "SB3PPO"),
 }
 ALGOS = tuple(_MODULES)
 CONTROLLERS = ("lqr", "random")
 
 
+def state_id_of(env_id: str) -> str | None:
+    """Return the id that shows the state of the same task, None for a task of others."""
+    name = bare_id(env_id)
+    if name not in _REGISTRY:
+        return None
+    task, _ = _REGISTRY[name]
+    return next(
+        other for other, (its, keywords) in _REGISTRY.items() if its == task and not keywords
+    )
+
+
 def controllers_of(env_id: str) -> tuple[str, ...]:
-    """Return the controllers for an id: the LQR needs to be told the state."""
-    return tuple(name for name in CONTROLLERS if name != "lqr" or env_id not in PIXEL_IDS)
+    """Return the controllers for an id: the LQR must be shown the state of a task of ours."""
+    shows_state = state_id_of(env_id) == bare_id(env_id)
+    return tuple(name for name in CONTROLLERS if name != "lqr" or shows_state)
 
 
 @dataclass(frozen=True)
@@ -43,14 +63,18 @@ class Algorithm:
     Args:
         train: ``train(config, run)`` returns an agent.
         config: the class of its settings.
-        agent: the class of its agents.
+        policy: the class of its policies.
         presets: settings by environment id that differ from the defaults.
     """
 
-    train: Callable[..., Any]
+    train: Callable[..., Agent]
     config: Any
-    agent: Any
+    policy: Any
     presets: dict[str, dict[str, Any]]
+
+    def preset(self, env_id: str) -> dict[str, Any]:
+        """Return the settings for an id that differ from the defaults, none for most ids."""
+        return self.presets.get(bare_id(env_id), {})
 
 
 def algorithm(algo: str) -> Algorithm:
@@ -66,23 +90,47 @@ def algorithm(algo: str) -> Algorithm:
     return Algorithm(
         module.train,
         getattr(module, f"{prefix}Config"),
-        getattr(module, f"{prefix}Agent"),
+        getattr(module, f"{prefix}Policy"),
         module.PRESETS,
     )
 
 
+def settings_help(algo: str) -> list[tuple[str, Any, str]]:
+    """Return name, default and meaning of every setting of an algorithm, from its docstrings.
+
+    Those that are no settings of the learning are left out: ``env_id``, ``env_kwargs``, ``seed``.
+    """
+    config = algorithm(algo).config
+    meanings: dict[str, str] = {}
+    for parent in config.__mro__[:-1]:
+        _, _, section = (inspect.getdoc(parent) or "").partition("Args:\n")
+        name = ""
+        for line in section.partition("\n\n")[0].splitlines():
+            if line.startswith("        "):  # goes on with the setting above
+                meanings[name] += f" {line.strip()}"
+            else:
+                name, _, meaning = line.strip().partition(": ")
+                meanings[name] = meaning
+    return [
+        (setting.name, setting.default, meanings[setting.name])
+        for setting in dataclasses.fields(config)
+        if setting.name not in ("env_id", "env_kwargs", "seed")
+    ]
+
+
 def pretrained_card(env_id: str, algo: str) -> Path:
     """Return where the card of a bundled agent is."""
-    return Path(__file__).parent / "pretrained" / f"{env_id}-{algo}.json"
+    return Path(__file__).parent / "pretrained" / f"{bare_id(env_id)}-{algo}.json"
 
 
 def load_agent(env_id: str, agent: str | os.PathLike[str], **env_kwargs: Any) -> Agent:
     """Return an agent with SB3's ``predict`` and with ``make_env``. No code in a file is run.
 
     Args:
-        env_id: one of ``bullet_envs.ENV_IDS``.
-        agent: a bundled agent (``"reinforce"``, ``"dqn"`` or ``"ppo"``), a controller (``"lqr"``
-            or ``"random"``), or the path of a card (``best.json``) or of the folder of a run.
+        env_id: any id of Gymnasium's, ``"CartPole-v1"`` or ``"module:Id-v0"``.
+        agent: a bundled agent (``"reinforce"``, ``"dqn"`` or ``"sb3-ppo"``), a controller
+            (``"lqr"`` or ``"random"``), or the path of a card (``best.json``) or of the folder of
+            a run.
         **env_kwargs: keywords of the environment that ``make_env`` makes, beside those that the
             agent was trained with. The LQR is computed for them.
 
@@ -91,18 +139,11 @@ def load_agent(env_id: str, agent: str | os.PathLike[str], **env_kwargs: Any) ->
         FileNotFoundError: there is nothing at the path.
         CheckpointError: the file is damaged or not an agent.
     """
-    if env_id not in ENV_IDS:
-        raise ValueError(f"env_id={env_id!r} must be one of {', '.join(ENV_IDS)}")
+    env = EnvConfig(env_id, env_kwargs)
     if agent in CONTROLLERS:
-        if agent not in controllers_of(env_id):
-            raise ValueError(
-                f"agent={agent!r} acts on the state and cannot see: use it on"
-                f" {env_id.replace('Pixels', '')}, or one of {', '.join(ALGOS)} here"
-            )
-        from .controllers import LQR, RandomAgent
-
-        return (LQR if agent == "lqr" else RandomAgent)(env_id, env_kwargs)
-    from .learned import read_card
+        return _controller(env, os.fspath(agent))
+    from .card import IDENTITY, read_card, read_weights
+    from .checkpoints import load_module
 
     if agent in ALGOS:
         path = pretrained_card(env_id, os.fspath(agent))
@@ -115,8 +156,37 @@ def load_agent(env_id: str, agent: str | os.PathLike[str], **env_kwargs: Any) ->
             raise ValueError(
                 f"agent={os.fspath(agent)!r} must be one of {names}, a .json card or a run's folder"
             )
-    card = read_card(path)
-    if card["env_id"] != env_id:
+    card = read_card(path, ALGOS)
+    # Its id is compared only: the module of an id is imported, which is for the caller to choose.
+    if bare_id(card["env_id"]) != bare_id(env_id):
         raise ValueError(f"{path} is an agent for {card['env_id']}, not for {env_id}")
-    loaded: Agent = algorithm(card["algo"]).agent.load(path, card, env_kwargs)
+    weights = read_weights(path, card)
+    env = EnvConfig(
+        env_id, {**card["env_kwargs"], **env_kwargs}, card["frame_stack"], card["action_repeat"]
+    )
+    loaded = new_agent(algorithm(card["algo"]).policy, env, tuple(card["hidden"]))
+    policy: Any = loaded.policy
+    load_module(policy.network, weights)
+    loaded.facts = {name: fact for name, fact in card.items() if name not in IDENTITY}
+    loaded.weights_hash = card["sha256"]
     return loaded
+
+
+def _controller(env: EnvConfig, name: str) -> Agent:
+    if name not in controllers_of(env.env_id):
+        others = ", ".join((*ALGOS, "random"))
+        state_id = state_id_of(env.env_id)
+        where = f": use it on {state_id}, or one of {others} here" if state_id else ""
+        raise ValueError(
+            f"agent={name!r} needs the state of a task of bullet_envs, which {env.env_id} does not"
+            f" show{where}"
+        )
+    from .controllers import LQR, RandomPolicy
+
+    policy: Policy
+    with env.make() as made:
+        if name == "lqr":
+            policy = LQR(made)
+        else:
+            policy = RandomPolicy(made.observation_space, made.action_space)
+    return Agent(name, env, policy)

@@ -1,49 +1,61 @@
-"""What every agent is: something with SB3's ``predict`` that knows which environment it acts in."""
+"""What an agent is: a policy and the environment that it acts in."""
 
-from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.wrappers import FrameStackObservation
+from gymnasium.vector import VectorEnv
 
-from .wrappers import ActionRepeat, VectorActionRepeat, VectorFrameStack
+from .environment import EnvConfig
+from .policy import Policy
 
 
-class Agent(ABC):
-    """A policy and the environment that it was made for.
+@dataclass
+class Agent:
+    """A policy together with its environment.
 
     Args:
-        env_id: the id of its environment.
-        env_kwargs: the keywords that its environment is made with.
-        frame_stack: observations it sees at once, the latest last. Pictures always come in a stack,
-            be it of one.
-        action_repeat: actions of the environment per action of its own.
+        algo: name of the algorithm or controller.
+        env: the environment.
+        policy: made for the spaces of the environment.
+        facts: what a card says of the training: seed, settings, steps, seconds, versions, returns.
+        weights_hash: SHA-256 of the file of weights, None where there is none.
     """
 
     algo: str
+    env: EnvConfig
+    policy: Policy
+    facts: dict[str, Any] = field(default_factory=dict)
     weights_hash: str | None = None
 
-    def __init__(
-        self,
-        env_id: str,
-        env_kwargs: dict[str, Any] | None = None,
-        frame_stack: int = 1,
-        action_repeat: int = 1,
-    ) -> None:
-        self.env_id = env_id
-        self.env_kwargs = env_kwargs or {}
-        self.frame_stack = frame_stack
-        self.action_repeat = action_repeat
-        with self.make_env() as env:
-            self.observation_space: gym.Space[Any] = env.observation_space
-            self.action_space: gym.Space[Any] = env.action_space
+    @property
+    def env_id(self) -> str:
+        """The id of the environment, as it was given."""
+        return self.env.env_id
 
-    @abstractmethod
+    @property
+    def observation_space(self) -> gym.Space[Any]:
+        """The space of one observation."""
+        return self.policy.observation_space
+
+    @property
+    def action_space(self) -> gym.Space[Any]:
+        """The space of one action."""
+        return self.policy.action_space
+
+    @property
+    def renderer(self) -> str | None:
+        """What draws the images that the agent sees, None if it sees none of this package's."""
+        if self.observation_space.dtype != np.uint8 or not self.env.is_ours:
+            return None
+        return str(self.env.env_kwargs.get("renderer", "tiny"))
+
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
-        """Return an action for each of a batch of observations, shape (rows, ...)."""
+        """Return an action for each of several observations, shape (num_envs, ...)."""
+        return self.policy.act(observations, deterministic)
 
     def predict(
         self,
@@ -52,59 +64,46 @@ class Agent(ABC):
         episode_start: npt.NDArray[np.bool_] | None = None,
         deterministic: bool = False,
     ) -> tuple[npt.NDArray[Any], tuple[npt.NDArray[Any], ...] | None]:
-        """Return an action and ``state``, as Stable-Baselines3's ``predict`` does.
-
-        Args:
-            observation: one observation, or a batch of them along a new first axis.
-            state: returned as it came; there is no recurrent agent here.
-            episode_start: not used, for the same reason.
-            deterministic: take the most likely action rather than a random one.
-
-        Returns:
-            The action, or a batch of them, and ``state``.
-        """
-        observation = np.asarray(observation)
-        if observation.ndim > len(self.observation_space.shape or ()):
-            return self.act(observation, deterministic), state
-        return self.act(observation[None], deterministic)[0], state
+        """Return an action and ``state``: see :meth:`Policy.predict`."""
+        return self.policy.predict(observation, state, episode_start, deterministic)
 
     def make_env(self, **kwargs: Any) -> gym.Env[Any, Any]:
-        """Make the environment that the agent acts in, :meth:`wrap` included.
+        """Make the environment that the agent acts in: see :meth:`EnvConfig.make`."""
+        return self.env.make(**kwargs)
+
+    def make_vec(self, num_envs: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
+        """Make several of them, with ``AutoresetMode.DISABLED``: see :meth:`EnvConfig.make_vec`."""
+        return self.env.make_vec(num_envs, **kwargs)
+
+    def save(self, path: Path) -> None:
+        """Write the weights, then the card that names them, with the agent's ``facts``.
 
         Args:
-            **kwargs: for ``gym.make``, e.g. ``render_mode="rgb_array"``; they win over the
-                keywords that the agent was trained with.
+            path: of the card, ``….json``; the weights are written beside it.
         """
-        return self.wrap(gym.make(f"bullet_envs:{self.env_id}", **{**self.env_kwargs, **kwargs}))
+        from .card import write_card  # here, so that controllers need no torch
 
-    def make_envs(self, num_envs: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
-        """Make a batch of what :meth:`make_env` makes, whose ended rows wait for their reset.
+        policy: Any = self.policy
+        entries = {
+            "algo": self.algo,
+            "env_id": self.env.env_id,
+            "env_kwargs": self.env.env_kwargs,
+            "renderer": self.renderer,
+            "frame_stack": self.env.frame_stack,
+            "action_repeat": self.env.action_repeat,
+            "hidden": list(policy.hidden),
+        }
+        self.weights_hash = write_card(path, entries, self.facts, policy.network.state_dict())
 
-        Args:
-            num_envs: rows.
-            **kwargs: for ``gym.make_vec``, as in :meth:`make_env`.
-        """
-        envs: VectorEnv[Any, Any, Any] = gym.make_vec(
-            f"bullet_envs:{self.env_id}",
-            num_envs=num_envs,
-            autoreset_mode=AutoresetMode.DISABLED,
-            **{**self.env_kwargs, **kwargs},
-        )
-        space = envs.single_observation_space
-        seen: VectorEnv[Any, Any, Any]
-        seen = self._seen_through(envs, space, VectorActionRepeat, VectorFrameStack)
-        return seen
 
-    def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        """Add the action repeat and the frame stack that the agent needs to a bare environment."""
-        seen: gym.Env[Any, Any]
-        seen = self._seen_through(env, env.observation_space, ActionRepeat, FrameStackObservation)
-        return seen
+def new_agent(policy: Any, env: EnvConfig, hidden: tuple[int, ...]) -> Agent:
+    """Return an untrained agent, whose weights torch's global generator decides.
 
-    def _seen_through(self, env: Any, space: gym.Space[Any], repeat: Any, stack: Any) -> Any:
-        is_picture = len(space.shape or ()) == 3
-        if self.action_repeat > 1:
-            env = repeat(env, self.action_repeat)
-        if self.frame_stack > 1 or is_picture:
-            env = stack(env, self.frame_stack)
-        return env
+    Args:
+        policy: the class of its policy, see :class:`NetworkPolicy`.
+        env: its environment, made once to learn its spaces.
+        hidden: widths of the hidden layers.
+    """
+    with env.make() as made:
+        spaces = made.observation_space, made.action_space
+    return Agent(policy.algo, env, policy(*spaces, hidden))

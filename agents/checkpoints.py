@@ -1,10 +1,13 @@
 """Tensors on disk: written whole or not at all, checked when read, and never pickled."""
 
+import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,49 @@ from torch import Tensor, nn
 
 class CheckpointError(ValueError):
     """A file is not a checkpoint, is damaged, or belongs to something else."""
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """All that a training needs to go on exactly as it would have.
+
+    Args:
+        tensors: by name.
+        values: by name, what JSON can hold.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def refusing(what: object) -> Iterator[None]:
+    """Turn whatever content of the wrong form causes into a :class:`CheckpointError`."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (
+        *(ArithmeticError, AttributeError, LookupError, MemoryError),
+        *(RecursionError, RuntimeError, TypeError, ValueError),
+    ) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CheckpointError(f"{what} is not what this training wrote: {reason}") from None
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: there is no such file, or it is a pipe, a device or the like, which could keep the
+            reader waiting for ever.
+    """
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # neither is everywhere
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path} is not a regular file")
+        return file.read()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -65,7 +111,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         raise CheckpointError(f"{path} is not a checkpoint of bullet-envs: {error}") from None
     if digest(tensors, text) != sha256:
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256")
-    return tensors, json.loads(text), sha256
+    with refusing(path):
+        info = json.loads(text)
+        if not isinstance(info, dict):
+            raise ValueError("its JSON is no object")
+    return tensors, info, sha256
 
 
 def learner_tensors(
@@ -89,14 +139,65 @@ def restore_learner(
     modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
 ) -> None:
-    """Undo :func:`learner_tensors`."""
+    """Undo :func:`learner_tensors`.
+
+    Raises:
+        CheckpointError: the tensors are not those of such modules and their Adam.
+    """
     for name, module in modules.items():
         load_module(module, below(tensors, name))
     moments: dict[int, dict[str, Tensor]] = {}
+    parameters = [one for group in optimiser.param_groups for one in group["params"]]
     for name, tensor in below(tensors, "optimiser").items():
-        index, key = name.split(".")
+        index, _, key = name.partition(".")
+        if not index.isdecimal() or int(index) >= len(parameters) or key not in _MOMENTS:
+            raise CheckpointError(f"the optimiser has no {name!r}")
+        shape = () if key == "step" else parameters[int(index)].shape
+        if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():
+            raise CheckpointError(f"the optimiser's {name} does not fit the network")
         moments.setdefault(int(index), {})[key] = tensor
+    if any(of.keys() != _MOMENTS for of in moments.values()):
+        raise CheckpointError("the optimiser's moments are not complete")
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+
+
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam, for each parameter
+
+
+def matching(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return a tensor of a checkpoint after checking it.
+
+    Args:
+        tensor: to be checked.
+        shape: that it must have; -1 fits any length.
+        dtype: that it must have.
+
+    Raises:
+        CheckpointError: it has another shape or type, or is not finite.
+    """
+    fits = len(tensor.shape) == len(shape) and all(
+        expected in (-1, actual) for expected, actual in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits or tensor.dtype != dtype:
+        raise CheckpointError(
+            f"a tensor of the checkpoint is {tensor.dtype} {tuple(tensor.shape)},"
+            f" not {dtype} {shape}"
+        )
+    if not tensor.isfinite().all():
+        raise CheckpointError("a tensor of the checkpoint is not finite")
+    return tensor
+
+
+def whole_number(tensor: Tensor, greatest: int = 2**62) -> int:
+    """Return a counter of a checkpoint after checking it.
+
+    Raises:
+        CheckpointError: it is not a number from 0 to ``greatest``.
+    """
+    value = int(matching(tensor, (), torch.int64))
+    if not 0 <= value <= greatest:
+        raise CheckpointError(f"a counter of the checkpoint is {value}")
+    return value
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,52 +6,51 @@ success is evidence about the simulator too.
 Run ``bullet-envs evaluate --algo lqr --env BalancingPlate-v0``.
 """
 
+import copy
 import math
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
 from .. import assets
-from .agent import Agent
+from .policy import Policy
 
 Array = npt.NDArray[np.float64]
 
 
-class RandomAgent(Agent):
+class RandomPolicy(Policy):
     """Uniform actions."""
 
-    algo = "random"
-
-    def __init__(self, env_id: str, env_kwargs: dict[str, Any] | None = None) -> None:
-        super().__init__(env_id, env_kwargs)
-        with self.make_env() as env:
-            self._space = env.action_space
-        self._space.seed(0)
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+        super().__init__(observation_space, action_space)
+        self._generator = copy.deepcopy(action_space)
+        self._generator.seed(0)
 
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
-        """Return a random action per row."""
-        return np.stack([self._space.sample() for _ in observations])
+        """Return random actions."""
+        return np.stack([self._generator.sample() for _ in observations])
 
 
-class LQR(Agent):
+class LQR(Policy):
     """Linear-quadratic regulator about the upright pole or the level plate.
 
     For ``Discrete`` actions the sign of its effort is taken (bang-bang).
+
+    Args:
+        env: of a task of this package that shows its state.
     """
 
-    algo = "lqr"
-
-    def __init__(self, env_id: str, env_kwargs: dict[str, Any] | None = None) -> None:
-        super().__init__(env_id, env_kwargs)
-        with self.make_env() as env:
-            task: Any = env.unwrapped.task  # type: ignore[attr-defined]
-        self.gain = _GAINS[env_id](task)  # (efforts, columns of the observation)
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env.observation_space, env.action_space)
+        task: Any = env.unwrapped.task  # type: ignore[attr-defined]
+        self.gain = _GAINS[type(task).__name__](task)  # (efforts, columns of the observation)
         self._greatest = task.greatest_effort
         self._continuous = task.continuous
 
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
-        """Return the regulator's action per row."""
+        """Return the regulator's actions."""
         effort = -observations @ self.gain.T
         actions: npt.NDArray[Any]
         if self._continuous:
@@ -173,4 +172,4 @@ def _plate_gain(task: Any) -> Array:
     return gains
 
 
-_GAINS = {"BulletCartPole-v0": _cart_pole_gain, "BalancingPlate-v0": _plate_gain}
+_GAINS = {"CartPole": _cart_pole_gain, "BalancingPlate": _plate_gain}

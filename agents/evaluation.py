@@ -1,4 +1,4 @@
-"""Whole episodes of an agent, several at a time, and what they returned."""
+"""Whole episodes of an agent, several at a time, with their returns and lengths."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,23 +6,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from .agent import Agent
+from .wrappers import REPEATS
 
-# Training draws its seeds as 32-bit hashes; these starts are no agent's training or selection.
+# Training draws its seeds as 32-bit hashes; no agent trains on these, nor is it selected by them.
 EVALUATION_SEEDS = range(10_000_000, 10_000_100)
 SELECTION_SEEDS = range(20_000_000, 20_000_020)
-AT_ONCE = 20  # episodes that play together
+AT_ONCE = 20  # episodes that are played together
 
 
 @dataclass
 class Episode:
-    """What happened in one episode, a list entry per action."""
+    """What happened in one episode, a list entry per action.
+
+    ``final_observation`` is the one after the last action, ``length`` counts environment steps,
+    and ``ended`` is False where the episode was left before its end.
+    """
 
     observations: list[npt.NDArray[Any]] = field(default_factory=list)
     actions: list[Any] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    final_observation: npt.NDArray[Any] | None = None
+    length: int = 0
+    ended: bool = False
 
     @property
     def episode_return(self) -> float:
@@ -30,35 +38,76 @@ class Episode:
         return sum(self.rewards)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The results of episodes.
+
+    Args:
+        returns: undiscounted, shape (episodes,).
+        lengths: in environment steps, shape (episodes,).
+    """
+
+    returns: npt.NDArray[np.float64]
+    lengths: npt.NDArray[np.int64]
+
+
+def ended_wait(envs: VectorEnv[Any, Any, Any]) -> bool:
+    """Return whether ended sub-environments may be stepped on and stay as they are."""
+    return bool(envs.metadata.get("ended_wait", hasattr(envs.unwrapped, "task")))
+
+
 def run_episodes(
     envs: VectorEnv[Any, Any, Any],
     act: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
     seeds: Sequence[int],
+    max_steps: int | None = None,
 ) -> list[Episode]:
     """Run one episode from each seed, all at once.
 
     Args:
-        envs: at least as many rows as seeds; those that have ended wait, as BulletVectorEnv's do.
-        act: maps observations of shape (rows, ...) to actions of shape (rows, ...).
+        envs: at least as many sub-environments as seeds, with any autoreset mode.
+        act: maps observations of shape (n, ...) to actions of shape (n, ...).
         seeds: the reset seed of each episode.
+        max_steps: actions in all episodes together after which those that have not ended are
+            left; the last step of all sub-environments may exceed it.
 
     Returns:
         The episodes, in the order of their seeds.
     """
+    # A vector environment without a mode is of the kind that Gymnasium makes by default.
+    mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+    resets_ended = mode is AutoresetMode.DISABLED and not ended_wait(envs)
     episodes = [Episode() for _ in seeds]
     others = [None] * (envs.num_envs - len(seeds))
     latest, _ = envs.reset(seed=[*map(int, seeds), *others])  # type: ignore[arg-type]
     actions = np.zeros(envs.action_space.shape or (), envs.action_space.dtype)
     live = np.arange(len(seeds))
-    while len(live):
-        seen = latest[live]
-        actions[live] = chosen = act(seen)
-        latest, rewards, terminated, truncated, _ = envs.step(actions)
-        for row, observation, action in zip(live.tolist(), seen, chosen, strict=True):
-            episodes[row].observations.append(observation)
-            episodes[row].actions.append(action)
-            episodes[row].rewards.append(float(rewards[row]))
-        live = live[~(terminated | truncated)[live]]
+    taken = 0
+    while len(live) and (max_steps is None or taken < max_steps):
+        observations = latest[live]
+        actions[live] = decided = act(observations)
+        if not taken:
+            actions[len(seeds) :] = actions[0]  # legal, for those that nobody looks at
+        latest, rewards, terminated, truncated, infos = envs.step(actions)
+        ended = terminated | truncated
+        taken += len(live)
+        for index, observation, action in zip(live.tolist(), observations, decided, strict=True):
+            episode = episodes[index]
+            episode.observations.append(observation)
+            episode.actions.append(action)
+            episode.rewards.append(float(rewards[index]))
+            final = infos if not (ended[index] and "final_info" in infos) else infos["final_info"]
+            episode.length += int(final[REPEATS][index]) if REPEATS in final else 1
+            if ended[index]:
+                episode.ended = True
+                # With SAME_STEP the latest observation is that of the next episode.
+                is_next = mode is AutoresetMode.SAME_STEP
+                episode.final_observation = (infos["final_obs"] if is_next else latest)[index]
+        live = live[~ended[live]]
+        if resets_ended and ended.any() and len(live):
+            latest, _ = envs.reset(options={"reset_mask": ended})
+    for index in live.tolist():
+        episodes[index].final_observation = latest[index]
     return episodes
 
 
@@ -67,28 +116,29 @@ def evaluate(
     seeds: Sequence[int] = EVALUATION_SEEDS,
     deterministic: bool = True,
     **env_kwargs: Any,
-) -> npt.NDArray[np.float64]:
-    """Return the undiscounted return of an episode from each seed.
+) -> Evaluation:
+    """Return the undiscounted return and the length of an episode from each seed.
 
     Args:
         agent: whose actions to take.
-        seeds: reset seeds, a start each.
+        seeds: reset seeds, an initial state each.
         deterministic: take the most likely actions.
-        **env_kwargs: keywords of the environment.
-
-    Returns:
-        Returns, shape (len(seeds),).
+        **env_kwargs: keywords of the environment that override the agent's.
     """
-    envs = agent.make_envs(min(AT_ONCE, len(seeds)), **env_kwargs)
-    returns: list[float] = []
+    envs = agent.make_vec(min(AT_ONCE, len(seeds)), **env_kwargs)
     try:
-        for first in range(0, len(seeds), AT_ONCE):
-            episodes = run_episodes(
+        episodes = [
+            episode
+            for first in range(0, len(seeds), AT_ONCE)
+            for episode in run_episodes(
                 envs,
-                lambda batch: agent.act(batch, deterministic),
+                lambda observations: agent.act(observations, deterministic),
                 seeds[first : first + AT_ONCE],
             )
-            returns += [episode.episode_return for episode in episodes]
+        ]
     finally:
         envs.close()
-    return np.array(returns)
+    return Evaluation(
+        np.array([episode.episode_return for episode in episodes]),
+        np.array([episode.length for episode in episodes]),
+    )

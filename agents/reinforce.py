@@ -10,13 +10,16 @@ Deviations:
 4. Adam, in place of plain gradient ascent.
 5. An entropy bonus, and a learning rate that falls linearly to zero.
 6. With ``baseline_reuse`` the baseline learns from each step several times, also from steps of
-   earlier policies: with any baseline the gradient's expectation is the same. On pictures it then
-   shares its eyes with the policy, which teaches these more than the policy's noisy gradient does.
+   earlier policies: with any baseline the gradient's expectation is the same. On images it then
+   shares its encoder with the policy: the baseline's error teaches the encoder more than the
+   policy's noisy gradient does.
+7. When the environment steps are used up, episodes that have not ended are left out of the last
+   update; where none has ended there is no update.
 
 Run ``bullet-envs train --algo reinforce --env BalancingPlate-v0``: about 20 seconds on one core.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +30,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from .checkpoints import below, learner_tensors, restore_learner
-from .evaluation import run_episodes
-from .learned import GreedyAgent, build_network, parameter_groups
+from .agent import Agent, new_agent
+from .checkpoints import (
+    LearnerState,
+    below,
+    learner_tensors,
+    matching,
+    restore_learner,
+    whole_number,
+)
+from .evaluation import Episode, run_episodes
+from .network_policy import GreedyPolicy
+from .networks import build_network, is_image, parameter_groups
 from .run import Config, Run, derived_seed
-from .vision import Keypoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +52,18 @@ class ReinforceConfig(Config):
     Args:
         episodes: whole episodes per update, 1 to 256.
         gamma: discount, 0 to 1.
-        learning_rate: of Adam at the start, above 0.
-        eyes_learning_rate: the same for the keypoints of pictures, above 0.
-        entropy: weight of the entropy bonus, from 0.
+        learning_rate: of Adam at the start, 1e-8 to 1; falls linearly to zero.
+        encoder_learning_rate: the same for the encoder of images, 1e-8 to 1.
+        entropy: weight of the entropy bonus, 0 to 1.
         baseline_reuse: how often a step serves the baseline, 1 to 100; once along with the policy,
-            more often out of a memory of the latest 10,000 steps.
-        hidden: widths of the hidden layers of policy and baseline.
+            more often out of a buffer of the latest 10,000 steps.
+        hidden: widths of the hidden layers of policy and baseline, 1 to 8 numbers from 1 to 4096.
     """
 
     episodes: int = 16
     gamma: float = 0.99
     learning_rate: float = 3e-3
-    eyes_learning_rate: float = 1e-3
+    encoder_learning_rate: float = 1e-3
     entropy: float = 0.01
     baseline_reuse: int = 1
     hidden: tuple[int, ...] = (64, 64)
@@ -63,15 +74,15 @@ class ReinforceConfig(Config):
         self.require("episodes", int, 1, 256)
         self.require("gamma", float, 0, 1)
         self.require("learning_rate", float, 1e-8, 1)
-        self.require("eyes_learning_rate", float, 1e-8, 1)
+        self.require("encoder_learning_rate", float, 1e-8, 1)
         self.require("entropy", float, 0, 1)
         self.require("baseline_reuse", int, 1, 100)
         self.require_widths("hidden")
 
 
 CHUNK_BYTES = 40_000_000  # observations whose activations, 20 times as large, are kept at once
-MEMORY = 10_000  # steps that a baseline learns from again
-MEMORY_BATCH = 64
+BUFFER_SIZE = 10_000  # steps that a baseline learns from again
+BUFFER_BATCH = 64
 
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 300_000, "learning_rate": 1e-2, "entropy": 0.0},
@@ -81,6 +92,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "action_repeat": 2,
         "n_timesteps": 300_000,
         "eval_freq": 20_000,
+        "save_freq": 20_000,
         "learning_rate": 1e-3,
         "entropy": 0.0,
     },
@@ -91,21 +103,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "episodes": 4,
         "gamma": 0.98,
         "learning_rate": 1e-3,
-        "eyes_learning_rate": 5e-4,
+        "encoder_learning_rate": 5e-4,
         "entropy": 0.03,
         "baseline_reuse": 6,
     },
 }
 
 
-class ReinforceAgent(GreedyAgent):
+class ReinforcePolicy(GreedyPolicy):
     """A softmax policy."""
 
     algo = "reinforce"
     network: nn.Sequential
 
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
-        """Return the most likely action per row, or one drawn from torch's global generator."""
+        """Return the most likely actions, or some drawn from torch's global generator."""
         if deterministic:
             return super().act(observations, deterministic)
         with torch.no_grad():
@@ -114,7 +126,7 @@ class ReinforceAgent(GreedyAgent):
         return actions
 
 
-class ReturnMemory:
+class ReturnBuffer:
     """The latest steps and the returns that followed them.
 
     Args:
@@ -128,33 +140,39 @@ class ReturnMemory:
         self.added = 0
 
     def add(self, observations: Tensor, returns: Tensor) -> None:
-        """Remember steps, in place of the oldest ones."""
+        """Add steps, in place of the oldest ones."""
         size = len(self.returns)
         places = (self.added + torch.arange(len(returns)))[-size:] % size
         self.observations[places] = observations[-size:]
         self.returns[places] = returns[-size:]
         self.added += len(returns)
 
-    def sample(self, rows: int) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """Return observations and returns of random steps, drawn by torch's global generator."""
-        chosen = torch.randint(min(self.added, len(self.returns)), (rows,))
-        return self.observations[chosen], self.returns[chosen]
+        places = torch.randint(min(self.added, len(self.returns)), (batch_size,))
+        return self.observations[places], self.returns[places]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the content for a checkpoint."""
         filled = min(self.added, len(self.returns))
         return {
-            "memory.observations": self.observations[:filled],
-            "memory.returns": self.returns[:filled],
-            "memory.added": torch.tensor(self.added),
+            "return_buffer.observations": self.observations[:filled],
+            "return_buffer.returns": self.returns[:filled],
+            "return_buffer.added": torch.tensor(self.added),
         }
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Undo :meth:`tensors`."""
-        content = below(tensors, "memory")
-        self.added = int(content["added"])
-        self.observations[: len(content["returns"])] = content["observations"]
-        self.returns[: len(content["returns"])] = content["returns"]
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Undo :meth:`tensors`.
+
+        Raises:
+            CheckpointError: the content is not that of such a buffer.
+        """
+        content = below(tensors, "return_buffer")
+        added = whole_number(content["added"])
+        filled = min(added, len(self.returns))
+        for name, column in (("observations", self.observations), ("returns", self.returns)):
+            column[:filled] = matching(content[name], (filled, *column.shape[1:]), column.dtype)
+        self.added = added
 
 
 def returns_to_go(rewards: Sequence[float], gamma: float) -> npt.NDArray[np.float32]:
@@ -188,48 +206,97 @@ def value_loss(baseline: nn.Module, observations: Tensor, returns: Tensor) -> Te
 
 
 def _make_uniform(policy: nn.Module) -> None:
-    """Let a policy begin with nearly equal probabilities, before its eyes have learned anything."""
+    """Let a policy begin with nearly equal probabilities, before its encoder has learned."""
     weight, bias = list(policy.parameters())[-2:]
     with torch.no_grad():
         weight.mul_(0.01)
         bias.zero_()
 
 
-def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
+def train(config: ReinforceConfig, run: Run) -> Agent:
     """Train until the run is finished and return the agent as it is then."""
     torch.manual_seed(derived_seed(config.seed))
-    agent = ReinforceAgent(*config.of_agent)
-    baseline = build_network(agent.observation_space, config.hidden, 1)
-    modules = {"policy": agent.network, "baseline": baseline}
-    replays = config.baseline_reuse > 1
-    memory = ReturnMemory(MEMORY, agent.observation_space)
-    if replays and isinstance(agent.network[0], Keypoints):
-        baseline[0] = agent.network[0]
-        _make_uniform(agent.network)
-    optimiser = torch.optim.Adam(
-        parameter_groups(
-            nn.ModuleList(modules.values()), config.learning_rate, config.eyes_learning_rate
-        )
-    )
-    if run.restored is not None:
-        restore_learner(run.restored, modules, optimiser)
-        if replays:
-            memory.restore(run.restored)
-    envs = agent.make_envs(config.episodes)
+    agent = new_agent(ReinforcePolicy, config.env, config.hidden)
+    learner = _Learner(config, agent.policy)
+    with run.restoring() as restored:
+        if restored is not None:
+            learner.restore(restored.tensors)
+    if restored is None:
+        run.checkpoint(LearnerState(learner.tensors()))
+    envs = agent.make_vec(config.episodes)
 
     while not run.finished:
-        # Steps name the batch, so a resumed training draws the same numbers as an unbroken one.
+        # Seeded by the steps so far, so that a resumed training draws the same numbers.
         torch.manual_seed(derived_seed(config.seed, run.steps))
-        seeds = [derived_seed(config.seed, run.steps, row) for row in range(config.episodes)]
-        episodes = run_episodes(envs, lambda batch: agent.act(batch, deterministic=False), seeds)
+        seeds = [derived_seed(config.seed, run.steps, index) for index in range(config.episodes)]
+        played = run_episodes(
+            *(envs, lambda observations: agent.act(observations, deterministic=False), seeds),
+            max_steps=run.actions_left,
+        )
+        episodes = [episode for episode in played if episode.ended]
+        losses = learner.update(episodes, run.steps / config.n_timesteps) if episodes else {}
+        run.advance(sum(len(episode.rewards) for episode in played))
+        if episodes:
+            run.log(
+                {
+                    "rollout/ep_rew_mean": float(np.mean([e.episode_return for e in episodes])),
+                    "rollout/ep_len_mean": float(np.mean([e.length for e in episodes])),
+                    **losses,
+                }
+            )
+        if run.evaluation_due:
+            run.evaluate(agent)
+        # Between updates there is nothing to lose, so a stop is a checkpoint too.
+        if run.checkpoint_due or run.stopped:
+            run.checkpoint(LearnerState(learner.tensors()))
 
-        observations = agent.tensor(np.concatenate([e.observations for e in episodes]))
+    envs.close()
+    return agent
+
+
+class _Learner:
+    """Policy, baseline and optimiser.
+
+    Args:
+        config: the settings.
+        policy: to be trained.
+    """
+
+    def __init__(self, config: ReinforceConfig, policy: Any) -> None:
+        self._config = config
+        self._policy: ReinforcePolicy = policy
+        space = policy.observation_space
+        self._baseline = build_network(space, config.hidden, 1)
+        self._modules = {"policy": policy.network, "baseline": self._baseline}
+        self._reuses = config.baseline_reuse > 1
+        self._buffer = ReturnBuffer(BUFFER_SIZE, space)
+        if self._reuses and is_image(space):
+            self._baseline[0] = policy.network[0]
+            _make_uniform(policy.network)
+        self._optimiser = torch.optim.Adam(
+            parameter_groups(
+                nn.ModuleList(self._modules.values()),
+                config.learning_rate,
+                config.encoder_learning_rate,
+            )
+        )
+
+    def update(self, episodes: Sequence[Episode], progress: float) -> dict[str, float]:
+        """Take a step along the policy gradient and return the losses for the log.
+
+        Args:
+            episodes: that the policy has played, at least one.
+            progress: part of the training that was done before them, 0 to 1.
+        """
+        config, network, baseline = self._config, self._policy.network, self._baseline
+        optimiser = self._optimiser
+        observations = self._policy.tensor(np.concatenate([e.observations for e in episodes]))
         actions = torch.as_tensor(np.concatenate([e.actions for e in episodes]))
         returns = torch.as_tensor(
             np.concatenate([returns_to_go(e.rewards, config.gamma) for e in episodes])
         )
         for group in optimiser.param_groups:
-            group["lr"] = group["initial_lr"] * (1 - run.steps / config.n_timesteps)
+            group["lr"] = group["initial_lr"] * (1 - progress)
         optimiser.zero_grad()
         gradient_loss = baseline_loss = 0.0
         chunk = max(1, CHUNK_BYTES // observations[0].nbytes)
@@ -238,42 +305,43 @@ def train(config: ReinforceConfig, run: Run) -> ReinforceAgent:
         advantages = returns - values
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         # The gradient of a sum is the sum of gradients.
-        for rows in torch.arange(len(actions)).split(chunk):
-            share = len(rows) / len(actions)
-            logits = agent.network(observations[rows])
-            loss = share * policy_loss(logits, actions[rows], advantages[rows], config.entropy)
+        for steps in torch.arange(len(actions)).split(chunk):
+            share = len(steps) / len(actions)
+            logits = network(observations[steps])
+            loss = share * policy_loss(logits, actions[steps], advantages[steps], config.entropy)
             gradient_loss += loss.item()
-            if not replays:
-                error = share * value_loss(baseline, observations[rows], returns[rows])
+            if not self._reuses:
+                error = share * value_loss(baseline, observations[steps], returns[steps])
                 baseline_loss += error.item()
                 loss = loss + error
             loss.backward()
         optimiser.step()
-        if replays:
-            memory.add(observations, returns)
-            batches = max(1, config.baseline_reuse * len(actions) // MEMORY_BATCH)
+        if self._reuses:
+            self._buffer.add(observations, returns)
+            batches = max(1, config.baseline_reuse * len(actions) // BUFFER_BATCH)
             for _ in range(batches):
                 optimiser.zero_grad()
-                error = value_loss(baseline, *memory.sample(MEMORY_BATCH))
+                error = value_loss(baseline, *self._buffer.sample(BUFFER_BATCH))
                 error.backward()
                 optimiser.step()
                 baseline_loss += error.item() / batches
+        return {
+            "train/policy_gradient_loss": gradient_loss,
+            "train/value_loss": baseline_loss,
+            "train/learning_rate": optimiser.param_groups[0]["lr"],
+        }
 
-        run.advance(len(actions))
-        lengths = [len(episode.rewards) for episode in episodes]
-        run.log(
-            {
-                "rollout/ep_rew_mean": float(np.mean([e.episode_return for e in episodes])),
-                "rollout/ep_len_mean": float(np.mean(lengths)),
-                "train/policy_gradient_loss": gradient_loss,
-                "train/value_loss": baseline_loss,
-                "train/learning_rate": optimiser.param_groups[0]["lr"],
-            }
-        )
-        if run.evaluation_due:
-            run.evaluate(agent)
-            remembered = memory.tensors() if replays else {}
-            run.checkpoint({**learner_tensors(modules, optimiser), **remembered})
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the content for a checkpoint."""
+        kept = self._buffer.tensors() if self._reuses else {}
+        return {**learner_tensors(self._modules, self._optimiser), **kept}
 
-    envs.close()
-    return agent
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Undo :meth:`tensors`.
+
+        Raises:
+            CheckpointError: the tensors are not those of such a learner.
+        """
+        restore_learner(tensors, self._modules, self._optimiser)
+        if self._reuses:
+            self._buffer.restore(tensors)

@@ -5,11 +5,15 @@ A run's folder holds ``config.json``, ``progress.csv`` and TensorBoard events,
 weights.
 """
 
+import contextlib
 import csv
 import dataclasses
 import json
+import math
+import random
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -17,15 +21,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from typing_extensions import Self
 
-from .. import ENV_IDS
-from .checkpoints import CheckpointError, read_tensors, write_atomically, write_tensors
+from .agent import Agent
+from .card import are_widths, versions
+from .checkpoints import (
+    CheckpointError,
+    LearnerState,
+    read_regular,
+    read_tensors,
+    refusing,
+    write_atomically,
+    write_tensors,
+)
+from .environment import EnvConfig
 from .evaluation import SELECTION_SEEDS, evaluate
-from .learned import LearnedAgent, are_widths, versions
 
 # One thread gives the same weights on any number of cores. Networks this small gain from no more.
 TORCH_THREADS = 1
@@ -36,13 +48,16 @@ class Config:
     """Settings that every algorithm has; an algorithm adds its own.
 
     Args:
-        env_id: one of ``bullet_envs.ENV_IDS``.
+        env_id: any id of Gymnasium's.
         env_kwargs: keywords of the environment.
         seed: decides every random number of the training, 0 to 2**31 - 1.
         n_timesteps: environment steps to train for, at least 1.
-        eval_freq: environment steps between evaluations; each is followed by a checkpoint.
-        solved_evaluations: stop after so many evaluations in a row in which all 20 episodes
-            lasted to the time limit; 0 never stops early.
+        eval_freq: environment steps between evaluations, at least 1; they do not change the
+            training.
+        save_freq: environment steps between checkpoints, at least 1.
+        solved_evaluations: stop after so many evaluations in a row in which each of the 20
+            episodes reached the reward threshold of the environment, 0 to 1000; 0 never stops
+            early.
         frame_stack: observations that the agent sees at once, 1 to 64.
         action_repeat: steps of the environment that each action lasts, 1 to 64.
     """
@@ -52,6 +67,7 @@ class Config:
     seed: int = 0
     n_timesteps: int = 100_000
     eval_freq: int = 10_000
+    save_freq: int = 10_000
     solved_evaluations: int = 2
     frame_stack: int = 1
     action_repeat: int = 1
@@ -61,22 +77,21 @@ class Config:
 
         Raises:
             TypeError: a setting has the wrong type.
-            ValueError: a setting is out of its range.
+            ValueError: a setting is out of its range, or Gymnasium does not know the id.
         """
-        if self.env_id not in ENV_IDS:
-            raise ValueError(f"env_id={self.env_id!r} must be one of {', '.join(ENV_IDS)}")
         self.require("seed", int, 0, 2**31 - 1)
         self.require("n_timesteps", int, 1, 10**9)
         self.require("eval_freq", int, 1, 10**9)
+        self.require("save_freq", int, 1, 10**9)
         self.require("solved_evaluations", int, 0, 1000)
         self.require("frame_stack", int, 1, 64)
         self.require("action_repeat", int, 1, 64)
+        _ = self.env
 
     @property
-    def of_agent(self) -> tuple[Any, ...]:
-        """What a :class:`LearnedAgent` is made of, in the order of its arguments."""
-        hidden = self.hidden  # type: ignore[attr-defined]
-        return self.env_id, self.env_kwargs, hidden, self.frame_stack, self.action_repeat
+    def env(self) -> EnvConfig:
+        """The environment of the training."""
+        return EnvConfig(self.env_id, self.env_kwargs, self.frame_stack, self.action_repeat)
 
     def require(self, name: str, kind: type, low: float, high: float) -> None:
         """Refuse a setting that is not a number of a kind within ``low`` and ``high``."""
@@ -112,9 +127,16 @@ class Run:
         resume: go on from the folder's checkpoint.
         progress: show a progress bar.
 
+    Attributes:
+        steps: environment steps so far.
+        best_return: the greatest mean of an evaluation, None before the first.
+        restored: what the checkpoint has for the algorithm, None in a new training.
+        stopped: whether a signal has asked to stop.
+
     Raises:
         FileNotFoundError: there is no checkpoint to resume from.
         CheckpointError: the checkpoint is damaged or of a training with other settings.
+        OSError: the folder cannot be created, or there is one already.
     """
 
     def __init__(
@@ -124,20 +146,21 @@ class Run:
         self.config = config
         self.folder = folder
         self.steps = 0
-        self.best_return = -np.inf
+        self.best_return: float | None = None
         self.solved_in_a_row = 0
         self.stopped = False
-        self.restored: dict[str, Tensor] | None = None
+        self.restored: LearnerState | None = None
         self._seconds_before = 0.0
         self._next_evaluation = config.eval_freq
+        self._next_checkpoint = config.save_freq
+        self._checkpoint_steps = 0
         self._settings = json.loads(json.dumps(dataclasses.asdict(config)))
         if resume:
             self._restore()
             for leftover in folder.glob(".*.part"):  # of a writer that was killed
                 leftover.unlink()
         else:
-            folder.mkdir(parents=True)
-            write_atomically(folder / "config.json", json.dumps(self._settings, indent=2).encode())
+            self._create_folder()
         self._log_rows = self._old_log_rows()
         self._writer = SummaryWriter(str(folder), purge_step=self.steps or None)
         self._bar = tqdm(
@@ -183,17 +206,38 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether to stop: steps used up, solved for good, or asked to."""
-        return self.stopped or self.solved or self.steps >= self.config.n_timesteps
+        return self.stopped or self.complete
+
+    @property
+    def complete(self) -> bool:
+        """Whether the training has come to its own end: steps used up, or solved for good."""
+        return self.solved or self.steps >= self.config.n_timesteps
 
     @property
     def solved(self) -> bool:
-        """Whether ``solved_evaluations`` in a row were perfect."""
+        """Whether ``solved_evaluations`` in a row were solved by every episode."""
         return 0 < self.config.solved_evaluations <= self.solved_in_a_row
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether ``eval_freq`` steps have passed since the last evaluation."""
+        """Whether ``eval_freq`` steps have passed since the last evaluation, or all steps."""
         return self.steps >= min(self._next_evaluation, self.config.n_timesteps)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether ``save_freq`` steps have passed since the last checkpoint, or this is the end."""
+        at_end = self.complete and self.steps_to_replay > 0
+        return at_end or self.steps >= self._next_checkpoint
+
+    @property
+    def actions_left(self) -> int:
+        """Actions of the agent, in all sub-environments together, until the steps are used up."""
+        return math.ceil((self.config.n_timesteps - self.steps) / self.config.action_repeat)
+
+    @property
+    def steps_to_replay(self) -> int:
+        """Steps since the latest checkpoint, which a resumed training takes again."""
+        return self.steps - self._checkpoint_steps
 
     def advance(self, actions: int) -> None:
         """Count the environment steps that so many actions of the agent took, at most."""
@@ -201,8 +245,8 @@ class Run:
         self.steps += steps
         self._bar.update(steps)
 
-    def log(self, scalars: dict[str, float]) -> None:
-        """Write scalars, under SB3's names, to TensorBoard and ``progress.csv``."""
+    def log(self, scalars: Mapping[str, float]) -> None:
+        """Log scalars under SB3's names, to TensorBoard at once and to ``progress.csv`` later."""
         if "rollout/ep_rew_mean" in scalars:
             self._bar.set_postfix_str(f"return {scalars['rollout/ep_rew_mean']:.0f}", refresh=False)
         scalars = {**scalars, "time/fps": self.steps / max(self.seconds, 1e-9)}
@@ -210,15 +254,23 @@ class Run:
             self._writer.add_scalar(name, value, self.steps)
         self._log_rows.append({"time/total_timesteps": self.steps, **scalars})
 
-    def evaluate(self, agent: LearnedAgent) -> None:
-        """Play the selection episodes; keep the agent if none was better."""
-        returns = evaluate(agent, SELECTION_SEEDS, **self.config.env_kwargs)
+    def evaluate(self, agent: Agent) -> None:
+        """Play the selection episodes; keep the agent if none was better.
+
+        The training goes on as if there had been no evaluation.
+        """
+        with _generators_kept():
+            evaluation = evaluate(agent, SELECTION_SEEDS)
         self._next_evaluation = self.steps + self.config.eval_freq
-        mean = float(returns.mean())
-        solved = bool(returns.min() >= agent.time_limit)
+        mean = float(evaluation.returns.mean())
+        threshold = agent.env.reward_threshold
+        solved = threshold is not None and bool((evaluation.returns >= threshold).all())
         self.solved_in_a_row = self.solved_in_a_row + 1 if solved else 0
-        self.log({"eval/mean_reward": mean, "eval/mean_ep_length": mean})
-        if mean >= self.best_return:
+        self.log(
+            {"eval/mean_reward": mean, "eval/mean_ep_length": float(evaluation.lengths.mean())}
+        )
+        self._write_log()
+        if self.best_return is None or mean >= self.best_return:
             self.best_return = mean
             agent.facts = {
                 "seed": self.config.seed,
@@ -231,42 +283,83 @@ class Run:
             }
             agent.save(self.folder / "best.json")
 
-    def checkpoint(self, tensors: dict[str, Tensor]) -> None:
+    def checkpoint(self, learner: LearnerState) -> None:
         """Save all that :meth:`__init__` needs to resume exactly from here."""
+        if self.steps >= self._next_checkpoint:
+            self._next_checkpoint = self.steps + self.config.save_freq
         info = {
             "settings": self._settings,
             "steps": self.steps,
             "best_return": self.best_return,
             "solved_in_a_row": self.solved_in_a_row,
             "seconds": self.seconds,
+            "next_evaluation": self._next_evaluation,
+            "next_checkpoint": self._next_checkpoint,
+            "learner": learner.values,
         }
         self._write_log()
-        write_tensors(self.folder / "checkpoint.safetensors", tensors, info)
+        write_tensors(self.folder / "checkpoint.safetensors", learner.tensors, info)
+        self._checkpoint_steps = self.steps
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[LearnerState | None]:
+        """Give :attr:`restored` to the algorithm; what is wrong with it is a CheckpointError."""
+        with refusing(self.folder / "checkpoint.safetensors"):
+            yield self.restored
+
+    def _create_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True)
+            settings = json.dumps(self._settings, indent=2)
+            write_atomically(self.folder / "config.json", settings.encode())
+        except FileExistsError:
+            raise FileExistsError(f"{self.folder} exists already: choose another folder") from None
+        except OSError as error:
+            reason = (error.strerror or "unknown reason").lower()
+            raise type(error)(f"cannot write a training into {self.folder}: {reason}") from None
 
     def _restore(self) -> None:
         path = self.folder / "checkpoint.safetensors"
-        self.restored, info, _ = read_tensors(path)
-        # A longer training is the one change that leaves the past as it was.
-        different = [
-            name
-            for name, value in info["settings"].items()
-            if name != "n_timesteps" and self._settings.get(name) != value
-        ]
-        if different:
-            raise CheckpointError(f"{path} is of a training with other {', '.join(different)}")
-        self.steps = info["steps"]
-        self.best_return = info["best_return"]
-        self.solved_in_a_row = info["solved_in_a_row"]
-        self._seconds_before = info["seconds"]
-        self._next_evaluation = self.steps + self.config.eval_freq
+        if not path.exists():
+            where = f": {self.folder} has no checkpoint" if self.folder.is_dir() else ""
+            raise FileNotFoundError(f"there is no training to resume{where}")
+        tensors, info, _ = read_tensors(path)
+        with refusing(path):
+            # A longer training is the one change that leaves the past as it was.
+            theirs = info["settings"]
+            different = [
+                name
+                for name in {**theirs, **self._settings}
+                if name != "n_timesteps"
+                and (name not in theirs or self._settings.get(name) != theirs[name])
+            ]
+            if different:
+                raise CheckpointError(f"{path} is of a training with other {', '.join(different)}")
+            for name in ("steps", "solved_in_a_row", "next_evaluation", "next_checkpoint"):
+                if type(info[name]) is not int or not 0 <= info[name] <= 2 * 10**9:
+                    raise ValueError(f"{name} is {info[name]!r}")
+            best = info["best_return"]
+            self.best_return = None if best is None else float(best)
+            self._seconds_before = float(info["seconds"])
+            self.restored = LearnerState(tensors, dict(info["learner"]))
+            self.steps = self._checkpoint_steps = info["steps"]
+            self.solved_in_a_row = info["solved_in_a_row"]
+            self._next_evaluation = info["next_evaluation"]
+            self._next_checkpoint = info["next_checkpoint"]
 
     def _old_log_rows(self) -> list[dict[str, Any]]:
         path = self.folder / "progress.csv"
-        if not path.is_file():
+        if not path.exists():
             return []
-        with path.open(newline="") as file:
-            rows = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
-        return [row for row in rows if int(row["time/total_timesteps"]) <= self.steps]
+        with refusing(path):
+            lines = read_regular(path).decode().splitlines()
+            rows = [
+                {name: value for name, value in row.items() if value not in ("", None)}
+                for row in csv.DictReader(lines, restkey="")
+            ]
+            if any("" in row or "time/total_timesteps" not in row for row in rows):
+                raise ValueError("each line must have its time/total_timesteps between commas")
+            return [row for row in rows if int(row["time/total_timesteps"]) <= self.steps]
 
     def _write_log(self) -> None:
         names = list(dict.fromkeys(name for row in self._log_rows for name in row))
@@ -274,3 +367,27 @@ class Run:
         for row in self._log_rows:
             lines.append(",".join(str(row.get(name, "")) for name in names))
         write_atomically(self.folder / "progress.csv", "\n".join([*lines, ""]).encode())
+
+
+@contextlib.contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Leave the global random generators as they were before."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+def finite_numbers(values: Any) -> list[float]:
+    """Return numbers of a checkpoint after checking them.
+
+    Raises:
+        ValueError: they are no list of finite numbers.
+    """
+    numbers = [float(value) for value in values]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a number is not finite")
+    return numbers

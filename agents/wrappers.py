@@ -1,12 +1,16 @@
 """What Gymnasium has no wrapper for."""
 
+import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.spaces.utils import flatten, flatten_space
 from gymnasium.vector import VectorEnv, VectorWrapper
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, iterate
 
 from ..vector import require_disabled
 
@@ -16,13 +20,18 @@ if TYPE_CHECKING:
 else:
     _VectorWrapper = VectorWrapper
 
+# In the info of ActionRepeat: the environment steps that an action took.
+REPEATS = "action_repeats"
+
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
     """Takes each action several times, or until the episode ends, and sums the rewards.
 
+    An environment with the attribute ``skip_observations`` does not draw what nobody sees.
+
     Args:
         env: what to act in.
-        times: actions per action, from 1.
+        times: environment steps per action, from 1.
     """
 
     def __init__(self, env: gym.Env[Any, Any], times: int) -> None:
@@ -30,50 +39,151 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
         self._times = times
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Return the last observation, the sum of rewards, flags and the last info."""
+        """Return the last observation, the sum of rewards, the flags and the last info.
+
+        The info has the number of steps taken under ``"action_repeats"``.
+        """
+        unwrapped: Any = self.env.unwrapped
+        skips = hasattr(unwrapped, "skip_observations")
         total = 0.0
-        for _ in range(self._times):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
-            if terminated or truncated:
-                break
-        return observation, total, terminated, truncated, info
+        try:
+            for taken in range(1, self._times + 1):
+                if skips:
+                    unwrapped.skip_observations = taken < self._times
+                observation, reward, terminated, truncated, info = self.env.step(action)
+                total += float(reward)
+                if terminated or truncated:
+                    break
+        finally:
+            if skips:
+                unwrapped.skip_observations = False
+        if skips and taken < self._times and not terminated:
+            # The time limit lies outside the environment, which could not know of the end.
+            observation = unwrapped.observation()
+        return observation, total, terminated, truncated, {**info, REPEATS: taken}
 
 
 class VectorActionRepeat(_VectorWrapper):
-    """:class:`ActionRepeat` for a batch whose ended rows wait, with reward 0, for their reset.
+    """:class:`ActionRepeat` for a vector environment of this package.
+
+    Its ended sub-environments wait for their reset, with reward 0.
 
     Args:
         envs: what to act in, with ``AutoresetMode.DISABLED``.
-        times: actions per action, from 1.
+        times: environment steps per action, from 1.
 
     Raises:
-        ValueError: the batch begins episodes by itself.
+        ValueError: the vector environment resets sub-environments by itself.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], times: int) -> None:
         require_disabled(envs, "VectorActionRepeat")
         super().__init__(envs)
         self._times = times
+        self._ended = np.zeros(self.num_envs, np.bool_)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode in every sub-environment, or in those of a ``reset_mask``."""
+        mask = (options or {}).get("reset_mask", slice(None))
+        result = self.env.reset(seed=seed, options=options)
+        self._ended[mask] = False
+        return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Return the last observations, the sums of rewards, flags and the last info."""
+        """Return the last observations, the sums of rewards, the flags and the last info.
+
+        The info has the number of steps of each sub-environment under ``"action_repeats"``.
+        """
+        unwrapped: Any = self.env.unwrapped
+        skips = hasattr(unwrapped, "skip_observations")
         total = np.zeros(self.num_envs)
-        for _ in range(self._times):
-            observations, rewards, terminated, truncated, info = self.env.step(actions)
-            total += rewards
-        return observations, total, terminated, truncated, info
+        taken = np.zeros(self.num_envs, np.int64)
+        try:
+            for left in reversed(range(self._times)):
+                if skips:
+                    unwrapped.skip_observations = left > 0
+                observations, rewards, terminated, truncated, info = self.env.step(actions)
+                total += rewards
+                taken += ~self._ended
+                self._ended = terminated | truncated
+        finally:
+            if skips:
+                unwrapped.skip_observations = False
+        return observations, total, terminated, truncated, {**info, REPEATS: taken}
+
+
+def require_vectors(space: gym.Space[Any]) -> None:
+    """Refuse a space that does not flatten to a vector without losing its shape.
+
+    Raises:
+        ValueError: it has an array of more than one axis, or an element of no fixed size.
+    """
+    parts: list[Any] = [space]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, spaces.Dict):
+            parts += part.spaces.values()
+        elif isinstance(part, spaces.Tuple):
+            parts += part.spaces
+        elif not (
+            isinstance(part, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+            or (isinstance(part, spaces.Box) and len(part.shape) <= 1)
+        ):
+            raise ValueError(f"observations must be an array or made of vectors, not {space}")
+
+
+class VectorFlattenObservation(_VectorWrapper):
+    """Gymnasium's ``FlattenObservation``, column by column.
+
+    Args:
+        envs: what to look at.
+
+    Raises:
+        ValueError: the observations are not made of vectors.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(envs)
+        self._inner = envs.single_observation_space
+        require_vectors(self._inner)
+        self.single_observation_space = flatten_space(self._inner)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """Return flat observations, shape (num_envs, elements), and the info as it is."""
+        observations, info = self.env.reset(seed=seed, options=options)
+        return self._flat(observations), info
+
+    def step(self, actions: Any) -> tuple[npt.NDArray[Any], Any, Any, Any, dict[str, Any]]:
+        """Return flat observations, shape (num_envs, elements), and the rest as it is."""
+        observations, *rest = self.env.step(actions)
+        return self._flat(observations), *rest
+
+    def _flat(self, observations: Any) -> npt.NDArray[Any]:
+        inner, dtype = self._inner, self.single_observation_space.dtype
+        if isinstance(inner, spaces.Dict) and all(
+            isinstance(part, spaces.Box) for part in inner.spaces.values()
+        ):
+            columns = [observations[key].reshape(self.num_envs, -1) for key in inner.spaces]
+            return np.concatenate(columns, axis=1).astype(dtype)
+        each = iterate(self.env.observation_space, observations)
+        flat: list[Any] = [flatten(inner, one) for one in each]
+        return np.stack(flat).astype(dtype)
 
 
 class VectorFrameStack(_VectorWrapper):
-    """Gymnasium's ``FrameStackObservation`` for a batch.
+    """Gymnasium's ``FrameStackObservation`` for a vector environment.
 
     Args:
         envs: what to look at, with ``AutoresetMode.DISABLED``.
         frames: observations in a stack, the latest last; the first of an episode is repeated.
 
     Raises:
-        ValueError: the batch begins episodes by itself.
+        ValueError: the vector environment resets sub-environments by itself.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], frames: int) -> None:
@@ -87,10 +197,10 @@ class VectorFrameStack(_VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-        """Begin the stacks of the rows that begin an episode."""
-        rows = (options or {}).get("reset_mask", slice(None))
+        """Begin the stacks of the sub-environments that begin an episode."""
+        mask = (options or {}).get("reset_mask", slice(None))
         observations, info = self.env.reset(seed=seed, options=options)
-        self._stacks[rows] = observations[rows][:, None]
+        self._stacks[mask] = observations[mask][:, None]
         return self._stacks.copy(), info
 
     def step(self, actions: Any) -> tuple[npt.NDArray[Any], Any, Any, Any, dict[str, Any]]:
@@ -98,3 +208,73 @@ class VectorFrameStack(_VectorWrapper):
         observations, *rest = self.env.step(actions)
         self._stacks = np.concatenate([self._stacks[:, 1:], observations[:, None]], axis=1)
         return self._stacks.copy(), *rest
+
+
+class VectorEpisodeStatistics(_VectorWrapper):
+    """Keeps the returns and lengths of the latest episodes.
+
+    Args:
+        envs: what to count in, with ``AutoresetMode.DISABLED``.
+
+    Attributes:
+        returns: undiscounted, of the latest 100 episodes that ended by themselves, oldest first.
+        lengths: theirs, in environment steps.
+
+    Raises:
+        ValueError: the vector environment resets sub-environments by itself.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        require_disabled(envs, "VectorEpisodeStatistics")
+        super().__init__(envs)
+        self.returns: list[float] = []
+        self.lengths: list[int] = []
+        self._returns = np.zeros(self.num_envs)
+        self._lengths = np.zeros(self.num_envs, np.int64)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin to count anew in the sub-environments that begin an episode."""
+        mask = (options or {}).get("reset_mask", slice(None))
+        result = self.env.reset(seed=seed, options=options)
+        self._returns[mask] = 0
+        self._lengths[mask] = 0
+        return result
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Count, and return what the environment returns."""
+        result = self.env.step(actions)
+        _, rewards, terminated, truncated, info = result
+        self._returns += rewards
+        self._lengths += info.get(REPEATS, 1)
+        ended = terminated | truncated
+        if ended.any():
+            self.returns = [*self.returns, *self._returns[ended].tolist()][-100:]
+            self.lengths = [*self.lengths, *self._lengths[ended].tolist()][-100:]
+        return result
+
+    def state(self) -> dict[str, list[Any]]:
+        """Return returns and lengths for a checkpoint."""
+        return {"returns": self.returns, "lengths": self.lengths}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Undo :meth:`state`.
+
+        Raises:
+            TypeError: a number is none.
+            ValueError: the lists differ in length.
+        """
+        self.returns = [float(value) for value in state["returns"]]
+        self.lengths = [operator.index(value) for value in state["lengths"]]
+        if len(self.returns) != len(self.lengths):
+            raise ValueError("each episode must have a return and a length")
+
+    def means(self) -> dict[str, float]:
+        """Return the means under SB3's names, nothing before the first end of an episode."""
+        if not self.returns:
+            return {}
+        return {
+            "rollout/ep_rew_mean": float(np.mean(self.returns)),
+            "rollout/ep_len_mean": float(np.mean(self.lengths)),
+        }

@@ -1,5 +1,7 @@
 """What is on disk is whole, is what was written, and cannot run anything."""
 
+import contextlib
+import dataclasses
 import errno
 import hashlib
 import io
@@ -7,8 +9,10 @@ import json
 import os
 import pickle
 import random
+import signal
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +21,10 @@ from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
 from safetensors.torch import save
 from torch import nn
 
-from bullet_envs.agents import ALGOS, algorithm, load_agent, pretrained_card
+from bullet_envs.agents import ALGOS, algorithm, load_agent, new_agent, pretrained_card
 from bullet_envs.agents.checkpoints import (
     CheckpointError,
+    LearnerState,
     digest,
     learner_tensors,
     load_module,
@@ -27,7 +32,8 @@ from bullet_envs.agents.checkpoints import (
     restore_learner,
     write_tensors,
 )
-from bullet_envs.agents.reinforce import ReinforceAgent, ReinforceConfig
+from bullet_envs.agents.environment import EnvConfig
+from bullet_envs.agents.reinforce import ReinforceConfig, ReinforcePolicy
 from bullet_envs.agents.run import Run
 
 ENV_ID = "BulletCartPole-v0"
@@ -36,7 +42,7 @@ FLIPS = 1000
 
 def untrained(seed=0, hidden=(8,), algo="reinforce", env_id=ENV_ID, **env_kwargs):
     torch.manual_seed(seed)
-    return algorithm(algo).agent(env_id, env_kwargs, hidden)
+    return new_agent(algorithm(algo).policy, EnvConfig(env_id, env_kwargs), hidden)
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def give_weights(card, content):
 
 
 def parameters(agent):
-    return {name: tensor.clone() for name, tensor in agent.network.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in agent.policy.network.state_dict().items()}
 
 
 def equal(one, other):
@@ -112,19 +118,19 @@ def train(network, optimiser, steps):
 @pytest.mark.parametrize("frame_stack, action_repeat", [(1, 1), (3, 2)])
 def test_saved_agent_is_loaded_as_it_was(tmp_path, algo, env_id, frame_stack, action_repeat):
     """Weights, identity and facts survive, and the loaded agent takes the same actions."""
-    env_kwargs = {"control_hz": 25, **({"size": 20} if env_id in PIXEL_IDS else {})}
+    env_kwargs = {"control_hz": 25, **({"size": 36} if env_id in PIXEL_IDS else {})}
     torch.manual_seed(3)
-    agent = algorithm(algo).agent(env_id, env_kwargs, (8, 5), frame_stack, action_repeat)
+    env = EnvConfig(env_id, env_kwargs, frame_stack, action_repeat)
+    agent = new_agent(algorithm(algo).policy, env, (8, 5))
     agent.facts = {"seed": 7, "steps": 123, "settings": {"gamma": 0.9}}
     agent.save(tmp_path / "card.json")
     loaded = load_agent(env_id, tmp_path / "card.json")
 
-    assert type(loaded) is type(agent)
+    assert type(loaded.policy) is type(agent.policy)
     assert equal(parameters(loaded), parameters(agent))
     assert loaded.weights_hash == agent.weights_hash
     assert loaded.facts == agent.facts
-    assert (loaded.env_id, loaded.env_kwargs, loaded.hidden) == (env_id, env_kwargs, (8, 5))
-    assert (loaded.frame_stack, loaded.action_repeat) == (frame_stack, action_repeat)
+    assert (loaded.algo, loaded.env, loaded.policy.hidden) == (algo, env, (8, 5))
     assert loaded.observation_space == agent.observation_space
     rng = np.random.default_rng(0)
     size = (50, *agent.observation_space.shape)
@@ -147,7 +153,7 @@ def test_a_card_says_what_its_agent_sees(tmp_path, env_id):
     """Stack, repeat and renderer are on the card, and None for one who sees no pictures."""
     drawn = [("tiny", {}), ("egl", {"renderer": "egl"})] if env_id in PIXEL_IDS else [(None, {})]
     for renderer, env_kwargs in drawn:
-        agent = algorithm("dqn").agent(env_id, env_kwargs, (8,), 2, 4)
+        agent = new_agent(algorithm("dqn").policy, EnvConfig(env_id, env_kwargs, 2, 4), (8,))
         agent.save(tmp_path / "card.json")
         card = json.loads((tmp_path / "card.json").read_text())
         assert (card["renderer"], card["frame_stack"], card["action_repeat"]) == (renderer, 2, 4)
@@ -270,12 +276,12 @@ def test_flipped_bits_in_a_card_never_change_the_agent(saved):
         saved.write_bytes(flipped(content, bit))
         try:
             agent = load_agent(ENV_ID, saved)
-        except CheckpointError:
+        except ValueError:  # a CheckpointError, or the card is for another id now
             refused += 1
         else:
             assert equal(parameters(agent), parameters(before))
-            assert (agent.algo, agent.env_kwargs, agent.hidden) == ("reinforce", {}, (8,))
-            assert (agent.frame_stack, agent.action_repeat) == (1, 1)
+            assert (agent.algo, agent.policy.hidden) == ("reinforce", (8,))
+            assert agent.env == EnvConfig(ENV_ID)
             assert agent.weights_hash == before.weights_hash
     assert refused > FLIPS / 2
 
@@ -346,7 +352,7 @@ def test_weights_that_do_not_fit_are_refused(saved, misfit):
 @pytest.mark.parametrize("misfit", MISFITS)
 def test_refused_weights_change_nothing(misfit):
     """A network keeps its weights when others are refused."""
-    network = untrained().network
+    network = untrained().policy.network
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with pytest.raises(CheckpointError):
         load_module(network, MISFITS[misfit](parameters(untrained(1))))
@@ -498,7 +504,8 @@ def test_every_entry_of_a_card_is_checked(saved, name):
     content = saved.read_text()
     for value in (None, 5, -1, 1.5, "x", "", [], ["x"], [[]]):
         rewrite(saved, **{name: value})
-        with pytest.raises(CheckpointError):
+        # "x" could be another environment's id.
+        with pytest.raises(ValueError if name == "env_id" else CheckpointError):
             load_agent(ENV_ID, saved)
         saved.write_text(content)
 
@@ -521,14 +528,14 @@ def test_a_card_that_contradicts_itself_is_refused(saved):
             load_agent(ENV_ID, saved)
         saved.write_text(content)
     rewrite(saved, settings=None, action_repeat=2)
-    assert load_agent(ENV_ID, saved).action_repeat == 2
+    assert load_agent(ENV_ID, saved).env.action_repeat == 2
 
 
 @pytest.mark.parametrize("frame_stack", [1, 2, 4])
 def test_a_stack_that_is_not_of_the_weights_is_refused(tmp_path, env_id, frame_stack):
     """Weights for three frames take neither fewer nor more."""
-    env_kwargs = {"size": 20} if env_id in PIXEL_IDS else {}
-    algorithm("dqn").agent(env_id, env_kwargs, (8,), 3).save(tmp_path / "card.json")
+    env = EnvConfig(env_id, {"size": 36} if env_id in PIXEL_IDS else {}, 3)
+    new_agent(algorithm("dqn").policy, env, (8,)).save(tmp_path / "card.json")
     rewrite(tmp_path / "card.json", frame_stack=frame_stack)
     with pytest.raises(CheckpointError, match="weights"):
         load_agent(env_id, tmp_path / "card.json")
@@ -570,6 +577,80 @@ def test_an_agent_of_another_id_is_refused(saved):
         load_agent("BalancingPlate-v0", saved)
 
 
+def test_the_id_of_a_card_is_not_imported(saved, tmp_path, monkeypatch):
+    """A card for module:Id imports nothing; whoever gives that id imports it themselves."""
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    rewrite(saved, env_id="evil_module:Other-v0")
+    with pytest.raises(ValueError, match="is an agent for evil_module:Other-v0, not for"):
+        load_agent(ENV_ID, saved)
+    rewrite(saved, env_id=f"evil_module:{ENV_ID}")
+    assert load_agent(ENV_ID, saved).env_id == ENV_ID
+    assert load_agent(f"bullet_envs:{ENV_ID}", saved).env_id == f"bullet_envs:{ENV_ID}"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("render_mode", "human"), ("max_episode_steps", 10**6), ("disable_env_checker", True)),
+        *(("autoreset", True), ("num_envs", 3), ("vectorization_mode", "async")),
+        *(("wrappers", []), ("vector_kwargs", {}), ("autoreset_mode", "SameStep"), ("id", "x")),
+    ],
+)
+def test_a_card_cannot_change_how_its_environment_is_made(saved, name, value):
+    """Arguments of gym.make and make_vec among the keywords are refused by name."""
+    rewrite(saved, env_kwargs={name: value}, settings=None)
+    with pytest.raises(CheckpointError, match=f"sets {name}, which a card may not"):
+        load_agent(ENV_ID, saved)
+    with pytest.raises(ValueError, match=f"env_kwargs cannot set {name}"):
+        ReinforceConfig(env_id=ENV_ID, env_kwargs={name: value})
+
+
+@contextlib.contextmanager
+def within(seconds):
+    """Interrupt what takes longer."""
+
+    def late(*_):
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("place", ["card", "weights", "checkpoint", "progress"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_only_regular_files_are_read(saved, tmp_path, place, kind):
+    """A named pipe, /dev/zero or a folder under our names is refused at once."""
+    folder = tmp_path / "run"
+    with Run(folder, ReinforceConfig(env_id=ENV_ID), progress=False) as run:
+        run.checkpoint(LearnerState())
+    path = {
+        "card": saved,
+        "weights": weights_of(saved),
+        "checkpoint": folder / "checkpoint.safetensors",
+        "progress": folder / "progress.csv",
+    }[place]
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with within(10), pytest.raises((CheckpointError, OSError)) as caught:
+        if place in ("card", "weights"):
+            load_agent(ENV_ID, saved)
+        else:
+            Run(folder, run.config, resume=True, progress=False)
+    assert not isinstance(caught.value, TimeoutError)
+
+
 @pytest.mark.parametrize(
     "setting, value",
     [
@@ -581,7 +662,7 @@ def test_resume_with_other_settings_is_refused(tmp_path, setting, value):
     """A training goes on with its own settings only; the error names the one that differs."""
     folder = tmp_path / "run"
     with Run(folder, ReinforceConfig(env_id=ENV_ID), progress=False) as run:
-        run.checkpoint({})
+        run.checkpoint(LearnerState())
     with pytest.raises(CheckpointError, match=setting):
         Run(folder, ReinforceConfig(env_id=ENV_ID, **{setting: value}), resume=True)
 
@@ -592,22 +673,161 @@ def test_a_run_is_resumed_where_it_was(tmp_path):
     with Run(folder, ReinforceConfig(env_id=ENV_ID), progress=False) as run:
         run.advance(500)
         run.best_return, run.solved_in_a_row = 123.5, 1
-        run.checkpoint({"a": torch.arange(3)})
+        run.checkpoint(LearnerState({"a": torch.arange(3)}, {"b": [0.1]}))
         run.advance(77)
         seconds = run.seconds
     longer = ReinforceConfig(env_id=ENV_ID, n_timesteps=10**6)
     with Run(folder, longer, resume=True, progress=False) as run:
         assert (run.steps, run.best_return, run.solved_in_a_row) == (500, 123.5, 1)
-        assert equal(run.restored, {"a": torch.arange(3)})
+        assert equal(run.restored.tensors, {"a": torch.arange(3)})
+        assert run.restored.values == {"b": [0.1]}
         assert 0 < run.seconds < seconds + 60
         assert not run.finished
+
+
+def test_there_is_nothing_to_resume(tmp_path):
+    """The error says so; a folder is named only if there is one."""
+    for folder in (tmp_path / "never" / "was", tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no training to resume") as caught:
+            Run(folder, ReinforceConfig(env_id=ENV_ID), resume=True)
+        assert (str(folder) in str(caught.value)) == folder.exists()
+        assert not (tmp_path / "never").exists() and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    """One sentence says where and why, without an error number."""
+    (tmp_path / "file").write_text("")
+    for folder in (Path("/proc/run"), tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match=f"^cannot write a training into {folder}: [a-z ]+$"):
+            Run(folder, ReinforceConfig(env_id=ENV_ID))
+
+
+LOG = {
+    "another column": "steps,loss\n1,2\n",
+    "semicolons": "time/total_timesteps;loss\n1;2\n",
+    "no number": "time/total_timesteps,loss\nx,2\n",
+    "too long a line": "time/total_timesteps,loss\n1,2,3\n",
+    "an empty line end": "time/total_timesteps,loss\n,3\n",
+    "bytes": b"\xff\xfe\0\0",
+    "a null": "time/total_timesteps,loss\n1,\0\n",
+}
+
+
+@pytest.mark.parametrize("content", LOG.values(), ids=LOG)
+def test_a_log_that_was_edited_is_refused(tmp_path, content):
+    """A progress.csv of another form is a CheckpointError of one line, or is read as it is."""
+    folder = tmp_path / "run"
+    with Run(folder, ReinforceConfig(env_id=ENV_ID), progress=False) as run:
+        run.advance(10)
+        run.log({"loss": 0.5})
+        run.checkpoint(LearnerState())
+    with Run(folder, run.config, resume=True, progress=False):
+        pass
+    path = folder / "progress.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        with Run(folder, run.config, resume=True, progress=False):
+            assert "\0" in content
+    except CheckpointError as error:
+        assert "progress.csv" in str(error) and "\n" not in str(error)
+
+
+TRAININGS = {
+    "reinforce": {"n_timesteps": 300, "episodes": 4, "baseline_reuse": 2},
+    "dqn": {"n_timesteps": 304, "save_freq": 152, "learning_starts": 80, "n_steps": 2},
+    "sb3-ppo": {"n_timesteps": 256, "n_steps": 8, "batch_size": 64, "save_freq": 128},
+}
+
+
+@pytest.fixture(params=ALGOS)
+def trained(request, tmp_path):
+    """Return algorithm, run and a longer config of a short training with a checkpoint."""
+    learner = algorithm(request.param)
+    config = learner.config(env_id=ENV_ID, hidden=(8,), eval_freq=10**9, **TRAININGS[request.param])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "evaluate", lambda run, agent: None)
+        with Run(tmp_path / "run", config, progress=False) as run:
+            learner.train(config, run)
+        # So that a forged checkpoint that is read is also learned from.
+        longer = dataclasses.replace(config, n_timesteps=2 * config.n_timesteps)
+        yield learner, tmp_path / "run", longer
+
+
+def wrong(tensor):
+    """Return tensors that cannot stand in for one."""
+    integral = not tensor.is_floating_point()
+    yield tensor.reshape(-1)[:0]
+    yield tensor[None]
+    yield tensor.double() if not integral else tensor.float()
+    yield tensor.to(torch.int16)
+    if integral and tensor.dtype != torch.uint8:
+        yield tensor - 1000 if tensor.dtype != torch.bool else tensor.int()
+        yield tensor + 10**9 if tensor.dtype != torch.bool else tensor.float()
+    elif tensor.is_floating_point() and tensor.numel():
+        yield torch.full_like(tensor, torch.nan)
+
+
+def forgeries(tensors, info):
+    """Return checkpoints with one wrong part each, and its name."""
+    for name, tensor in tensors.items():
+        others = {k: v for k, v in tensors.items() if k != name}
+        yield f"without {name}", others, info
+        yield f"{name} renamed", {**others, "x." + name: tensor}, info
+        for number, other in enumerate(wrong(tensor)):
+            yield f"{name} {number}", {**others, name: other.clone().contiguous()}, info
+    for values, put in (
+        (info, lambda new: new),
+        (info["learner"], lambda new: {**info, "learner": new}),
+    ):
+        for name in values:
+            yield f"without {name}", tensors, put({k: v for k, v in values.items() if k != name})
+            for other in (None, -1, "x", [], ["x"], [None], {}, {"x": "y"}, 10**30, 1.5):
+                yield f"{name} is {other!r}", tensors, put({**values, name: other})
+    yield "no tensors", {}, info
+
+
+def test_forged_checkpoints_are_refused(trained):
+    """One wrong tensor or value with a right SHA-256 is a CheckpointError of one line.
+
+    A few are harmless, as a loss that is another number; those are trained on.
+    """
+    learner, folder, config = trained
+    path = folder / "checkpoint.safetensors"
+    log = (folder / "progress.csv").read_bytes()
+    tensors, info, _ = read_tensors(path)
+    assert info["steps"] > 0 and info["learner"] is not None
+    refused, count = 0, 0
+    for name, forged_tensors, forged_info in forgeries(tensors, info):
+        write_tensors(path, forged_tensors, forged_info)
+        (folder / "progress.csv").write_bytes(log)
+        count += 1
+        try:
+            with Run(folder, config, resume=True, progress=False) as run:
+                learner.train(config, run)
+        except CheckpointError as error:
+            refused += 1
+            assert "\n" not in str(error), name
+        except Exception as error:
+            raise AssertionError(name) from error
+    assert refused > 0.75 * count
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "null", "{", "[" * 100_000, '{"steps": 1}', "NaN"])
+def test_a_checkpoint_without_our_json_is_refused(tmp_path, text):
+    """Whatever stands there under a right SHA-256, the error is one line."""
+    tensors = {"a": torch.zeros(1)}
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(save(tensors, {"info": text, "sha256": digest(tensors, text)}))
+    with pytest.raises(CheckpointError) as caught:
+        Run(tmp_path, ReinforceConfig(env_id=ENV_ID), resume=True, progress=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_resuming_sweeps_up_after_a_kill(tmp_path):
     """Temporary files of a save that was killed are gone after a resume; others stay."""
     folder = tmp_path / "run"
     with Run(folder, ReinforceConfig(env_id=ENV_ID), progress=False) as run:
-        run.checkpoint({})
+        run.checkpoint(LearnerState())
     (folder / ".best.json.abc.part").write_bytes(b"torn")
     (folder / "notes.part").write_bytes(b"mine")
     with Run(folder, run.config, resume=True, progress=False):
@@ -655,14 +875,16 @@ from pathlib import Path
 import torch
 from bullet_envs.agents import load_agent
 from bullet_envs.agents.checkpoints import digest, read_tensors, write_tensors
-from bullet_envs.agents.reinforce import ReinforceAgent
+from bullet_envs.agents.environment import EnvConfig
+from bullet_envs.agents import new_agent
+from bullet_envs.agents.reinforce import ReinforcePolicy
 
 torch.set_num_threads(1)
 folder, kills = Path("run"), int(sys.argv[1])
 agents, checkpoints = [], []
 for which in range(2):
-    agents.append(ReinforceAgent("BulletCartPole-v0", {}, (256, 256)))
-    checkpoints.append({"memory": torch.full((200_000,), float(which))})
+    agents.append(new_agent(ReinforcePolicy, EnvConfig("BulletCartPole-v0"), (256, 256)))
+    checkpoints.append({"buffer": torch.full((200_000,), float(which))})
 
 
 def save(which):
@@ -691,7 +913,7 @@ for kill in range(kills):
     os.close(writer)
     seen.add(hashes.index(load_agent("BulletCartPole-v0", folder).weights_hash))
     tensors, info, _ = read_tensors(folder / "checkpoint.safetensors")
-    assert torch.equal(tensors["memory"], checkpoints[info["which"]]["memory"])
+    assert torch.equal(tensors["buffer"], checkpoints[info["which"]]["buffer"])
 assert seen == {0, 1}, "the child saved nothing"
 """
 
@@ -705,7 +927,7 @@ def test_kill_while_saving_leaves_readable_files(run_python):
 def test_the_network_is_never_built_for_a_hash_that_is_wrong(saved, monkeypatch):
     """Damage is found before anything of the file is used."""
     weights_of(saved).write_bytes(b"damaged")
-    monkeypatch.setattr(ReinforceAgent, "build", lambda agent: pytest.fail("built"))
+    monkeypatch.setattr(ReinforcePolicy, "build", lambda agent: pytest.fail("built"))
     with pytest.raises(CheckpointError, match="SHA-256"):
         load_agent(ENV_ID, saved)
 

@@ -1,8 +1,7 @@
-"""What pixel agents see with, what they remember of it, and what is put around their environment.
+"""Networks for every space, the replay buffer, and the wrappers around an environment."""
 
-The replay memory of every kind of observation is here, states without a stack among them.
-"""
-
+import contextlib
+import copy
 import dataclasses
 import itertools
 
@@ -12,14 +11,27 @@ import pytest
 import torch
 from conftest import PIXEL_IDS, STATE_IDS
 from gymnasium.spaces import Box
-from gymnasium.wrappers import FrameStackObservation, TimeLimit
+from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeLimit
 from stable_baselines3 import PPO
 
-from bullet_envs.agents import ALGOS, algorithm, load_agent
-from bullet_envs.agents.dqn import Batch, ReplayMemory
-from bullet_envs.agents.learned import build_network
-from bullet_envs.agents.vision import MAPS, POSITION_GAIN, SPEED_GAIN, Keypoints
-from bullet_envs.agents.wrappers import ActionRepeat
+from bullet_envs.agents import ALGOS, algorithm, load_agent, new_agent
+from bullet_envs.agents.environment import EnvConfig
+from bullet_envs.agents.networks import (
+    MAPS,
+    POSITION_GAIN,
+    SPEED_GAIN,
+    Keypoints,
+    NatureCNN,
+    build_network,
+    parameter_groups,
+)
+from bullet_envs.agents.replay_buffer import Batch, ReplayBuffer
+from bullet_envs.agents.wrappers import (
+    REPEATS,
+    ActionRepeat,
+    VectorActionRepeat,
+    VectorFlattenObservation,
+)
 
 
 def keypoints(shape=(1, 64, 64, 3), seed=0):
@@ -34,8 +46,8 @@ def blob(x, y, size=64):
     return picture
 
 
-def some_stacks(rows=5, frames=3, size=24):
-    pixels = np.random.default_rng(0).integers(0, 256, (rows, frames, size, size, 3), np.uint8)
+def some_stacks(count=5, frames=3, size=24):
+    pixels = np.random.default_rng(0).integers(0, 256, (count, frames, size, size, 3), np.uint8)
     return torch.from_numpy(pixels)
 
 
@@ -122,7 +134,7 @@ def test_a_still_stack_has_no_speed():
 
 
 def test_uint8_and_float_are_the_same_pixels():
-    """SB3 gives floats from 0 to 255, the replay memory bytes: the features are equal."""
+    """SB3 gives floats from 0 to 255, the replay buffer bytes: the features are equal."""
     network = keypoints((3, 24, 24, 3))
     stacks = some_stacks()
     with torch.no_grad():
@@ -138,7 +150,7 @@ def test_uint8_and_float_are_the_same_pixels():
 
 @pytest.mark.parametrize("size", [20, 23, 64, 84])
 @pytest.mark.parametrize("frames", [1, 3])
-def test_every_weight_of_the_eyes_learns(size, frames):
+def test_every_weight_of_the_keypoints_learns(size, frames):
     """Whatever the size, features are finite and each weight but one kind has a gradient.
 
     The last two biases shift a map as a whole, which normalisation or softmax takes away.
@@ -161,7 +173,7 @@ def test_pictures_that_are_too_small_are_refused():
         ):
             Keypoints(shape)
     with pytest.raises(ValueError, match="20 x 20"):
-        untrained(PIXEL_IDS[0], size=16)
+        untrained(PIXEL_IDS[0], frame_stack=2, size=16)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +192,7 @@ def test_a_network_for_every_observation(shape, dtype):
 # Space of an observation, with its stack, and the length of that.
 STATE = (Box(-np.inf, np.inf, (2,), np.float32), 1)
 STATES = (Box(-np.inf, np.inf, (3, 2), np.float32), 3)
-PICTURE = (Box(0, 255, (1, 4, 4, 3), np.uint8), 1)
+PICTURE = (Box(0, 255, (4, 4, 3), np.uint8), 1)
 PICTURES = (Box(0, 255, (3, 4, 4, 3), np.uint8), 3)
 KINDS = pytest.mark.parametrize(
     "kind", [STATE, STATES, PICTURE, PICTURES], ids=["state", "states", "picture", "pictures"]
@@ -195,8 +207,8 @@ class World:
 
     def __init__(self, kind, n_envs, seed=0):
         space, self.frames = kind
-        self.single = space.shape if len(space.shape) == 1 else space.shape[1:]
-        self.stacked = len(space.shape) > 1
+        self.stacked = self.frames > 1
+        self.single = space.shape[self.stacked :]
         self.dtype = space.dtype
         self.rng = np.random.default_rng(seed)
         self.past = [[] for _ in range(n_envs)]
@@ -220,12 +232,12 @@ class World:
     def observations(self):
         return np.array([self.seen(env) for env in range(len(self.past))])
 
-    def step(self, memory):
-        """Take a random step everywhere, ended at random, and tell the memory."""
+    def step(self, buffer):
+        """Take a random step everywhere, ended at random, and tell the buffer."""
         n_envs = len(self.past)
         actions, rewards = self.rng.integers(0, 4, n_envs), self.rng.normal(size=n_envs)
         terminated, truncated = self.rng.random((2, n_envs)) < 0.1
-        finals = np.full(n_envs, None, object)
+        final_obs = np.full(n_envs, None, object)
         for env, past in enumerate(self.past):
             before = self.seen(env)
             self.episodes[env].append(self.frame())
@@ -240,30 +252,30 @@ class World:
                 }
             )
             if past[-1]["ended"]:
-                finals[env] = self.seen(env)
+                final_obs[env] = self.seen(env)
                 self.episodes[env] = [self.frame()]
-        given = finals if (terminated | truncated).any() else None
-        memory.add(actions, rewards, terminated, truncated, self.observations(), given)
+        given = final_obs if (terminated | truncated).any() else None
+        buffer.add(actions, rewards, terminated, truncated, self.observations(), given)
 
-    def cut(self, memory):
+    def truncate(self, buffer):
         """Break all episodes off, as an evaluation does."""
-        memory.cut()
+        buffer.truncate()
         for past in self.past:
             past[-1]["ended"] = True
-        memory.begin(self.begin())
+        buffer.begin(self.begin())
 
 
 def remembered(kind, length, n_envs, added, cuts=(), seed=0):
-    """Fill a memory from a world; return both."""
+    """Fill a buffer from a world; return both."""
     world = World(kind, n_envs, seed)
     # A size that the number of environments does not divide is rounded down.
-    memory = ReplayMemory(length * n_envs + seed % n_envs, n_envs, *kind)
-    memory.begin(world.observations())
+    buffer = ReplayBuffer(length * n_envs + seed % n_envs, n_envs, *kind)
+    buffer.begin(world.observations())
     for time in range(added):
-        world.step(memory)
+        world.step(buffer)
         if time in cuts:
-            world.cut(memory)
-    return memory, world
+            world.truncate(buffer)
+    return buffer, world
 
 
 def brute_force(past, start, n_steps, gamma):
@@ -289,8 +301,8 @@ def test_windows_against_brute_force(kind, n_steps, length, added):
     and all others are drawn.
     """
     cuts = (10, 33, added - 9, added - 1)
-    memory, world = remembered(kind, length, 3, added, cuts, seed=length + added)
-    batch = memory.sample(3000, n_steps, 0.9, np.random.default_rng(1))
+    buffer, world = remembered(kind, length, 3, added, cuts, seed=length + added)
+    batch = buffer.sample(3000, n_steps, 0.9, np.random.default_rng(1))
     places = {
         transition["observation"].tobytes(): (env, time)
         for env, past in enumerate(world.past)
@@ -307,7 +319,7 @@ def test_windows_against_brute_force(kind, n_steps, length, added):
         assert batch.returns[row].item() == pytest.approx(total, abs=1e-5)
         assert batch.bootstrap[row].item() == pytest.approx(bootstrap, abs=1e-6)
         if not last["terminated"]:  # nobody looks at what follows a termination
-            np.testing.assert_array_equal(batch.next_observations[row], last["next"])
+            np.testing.assert_array_equal(batch.next_obs[row], last["next"])
         ends.add((last["terminated"], last["ended"]))
     starts = range(max(0, added - length + world.frames - 1), added - n_steps + 1)
     assert begun == set(itertools.product(range(3), starts))
@@ -317,44 +329,44 @@ def test_windows_against_brute_force(kind, n_steps, length, added):
 
 @KINDS
 @pytest.mark.parametrize("added", [30, 175])
-def test_restored_memory_goes_on_as_the_original(kind, added):
-    """A memory from a checkpoint gives the same samples, now and after more is added."""
-    memory, world = remembered(kind, 50, 3, added, cuts=(added - 20, added - 1))
-    copy = ReplayMemory(150, 3, *kind)
-    copy.restore({name: tensor.clone() for name, tensor in memory.tensors().items()})
-    assert memory.finals and copy.finals.keys() == memory.finals.keys()
+def test_restored_buffer_goes_on_as_the_original(kind, added):
+    """A buffer from a checkpoint gives the same samples, now and after more is added."""
+    buffer, world = remembered(kind, 50, 3, added, cuts=(added - 20, added - 1))
+    copy = ReplayBuffer(150, 3, *kind)
+    copy.restore({name: tensor.clone() for name, tensor in buffer.tensors().items()}, 4)
+    assert buffer.final_obs and copy.final_obs.keys() == buffer.final_obs.keys()
     for round_ in range(60):
-        one, other = (m.sample(64, 4, 0.9, np.random.default_rng(round_)) for m in (memory, copy))
+        one, other = (m.sample(64, 4, 0.9, np.random.default_rng(round_)) for m in (buffer, copy))
         for field in dataclasses.fields(Batch):
             assert torch.equal(getattr(one, field.name), getattr(other, field.name))
         state = world.rng.bit_generator.state, [list(frames) for frames in world.episodes]
-        world.step(memory)
+        world.step(buffer)
         world.rng.bit_generator.state, world.episodes = state
         world.step(copy)
-    assert copy.finals.keys() == memory.finals.keys()
+    assert copy.final_obs.keys() == buffer.final_obs.keys()
 
 
-def test_a_memory_without_finals_is_restored():
+def test_a_buffer_without_final_obs_is_restored():
     """A checkpoint before the first time limit holds no last pictures."""
-    memory = ReplayMemory(30, 3, *PICTURES)
-    copy = ReplayMemory(30, 3, *PICTURES)
-    copy.restore(memory.tensors())
-    assert copy.finals == {} and copy.added == 0
+    buffer = ReplayBuffer(30, 3, *PICTURES)
+    copy = ReplayBuffer(30, 3, *PICTURES)
+    copy.restore(buffer.tensors(), 4)
+    assert copy.final_obs == {} and copy.added == 0
 
 
 def test_every_picture_is_kept_once():
     """100,000 transitions of stacks of 64 x 64 pixels take little more than their pictures."""
-    memory = ReplayMemory(4_000, 8, Box(0, 255, (3, 64, 64, 3), np.uint8), 3)
-    kept = sum(column.nbytes for column in memory.columns.values())
+    buffer = ReplayBuffer(4_000, 8, Box(0, 255, (3, 64, 64, 3), np.uint8), 3)
+    kept = sum(column.nbytes for column in buffer.columns.values())
     assert kept * 100_000 / 4_000 < 1.02 * 100_000 * 64 * 64 * 3 < 3e9
 
 
 def test_last_pictures_go_with_their_transitions():
     """However long a training is, it keeps no more last pictures than it has room for."""
-    memory, _ = remembered(PICTURES, 20, 3, 600, cuts=range(0, 600, 7))
-    assert 0 < len(memory.finals) <= 20 * 3 // 2
-    times = {(memory.added - 1 - age) % memory.length for age in range(memory.length)}
-    assert {time for time, _ in memory.finals} <= times
+    buffer, _ = remembered(PICTURES, 20, 3, 600, cuts=range(0, 600, 7))
+    assert 0 < len(buffer.final_obs) <= 20 * 3 // 2
+    times = {(buffer.added - 1 - age) % buffer.length for age in range(buffer.length)}
+    assert {time for time, _ in buffer.final_obs} <= times
 
 
 class Counting(gym.Env):
@@ -381,8 +393,8 @@ def test_action_repeat_sums_rewards():
     """An action is taken so many times; the last observation and info, and all rewards, return."""
     env = ActionRepeat(Counting(), 3)
     env.reset()
-    assert env.step(1) == (np.full(1, 3), 1 + 2 + 3, False, False, {"n": 3})
-    assert env.step(0) == (np.full(1, 6), 4 + 5 + 6, False, False, {"n": 6})
+    assert env.step(1) == (np.full(1, 3), 1 + 2 + 3, False, False, {"n": 3, REPEATS: 3})
+    assert env.step(0) == (np.full(1, 6), 4 + 5 + 6, False, False, {"n": 6, REPEATS: 3})
     assert env.unwrapped.actions == [1, 1, 1, 0, 0, 0]
 
 
@@ -391,13 +403,13 @@ def test_action_repeat_stops_at_an_end():
     env = ActionRepeat(Counting(end=5), 3)
     env.reset()
     env.step(0)
-    assert env.step(0) == (np.full(1, 5), 4 + 5, True, False, {"n": 5})
+    assert env.step(0) == (np.full(1, 5), 4 + 5, True, False, {"n": 5, REPEATS: 2})
     assert len(env.unwrapped.actions) == 5
 
     env = ActionRepeat(TimeLimit(Counting(), 4), 3)
     env.reset()
     env.step(0)
-    assert env.step(0) == (np.full(1, 4), 4, False, True, {"n": 4})
+    assert env.step(0) == (np.full(1, 4), 4, False, True, {"n": 4, REPEATS: 1})
     assert len(env.unwrapped.actions) == 4
 
 
@@ -406,7 +418,7 @@ def test_action_repeat_stops_at_an_end():
 def test_time_limit_counts_steps_of_the_environment(env_id, times, actions):
     """An episode to the time limit returns 500 whatever the repeat; the actions are fewer."""
     agent = load_agent(env_id, "lqr")
-    agent.action_repeat = times
+    agent.env = dataclasses.replace(agent.env, action_repeat=times)
     with agent.make_env() as env:
         observation, _ = env.reset(seed=0)
         total, count, ended = 0.0, 0, False
@@ -416,9 +428,277 @@ def test_time_limit_counts_steps_of_the_environment(env_id, times, actions):
         assert (total, count, terminated) == (500.0, actions, False)
 
 
+class Skipping(gym.Env):
+    """Counts its steps, and draws an observation only if it is told to or has terminated."""
+
+    action_space = gym.spaces.Discrete(2)
+    observation_space = Box(0, np.inf, (1,), np.float32)
+    skip_observations = False
+
+    def __init__(self, end=10**9):
+        self.end = end
+
+    def observation(self):
+        self.drawn.append(self.count)
+        self.latest = np.full(1, self.count, np.float32)
+        return self.latest
+
+    def reset(self, *, seed=None, options=None):
+        self.count, self.drawn = 0, []
+        return self.observation(), {}
+
+    def step(self, action):
+        if action == 1:
+            raise RuntimeError("refused")
+        self.count += 1
+        terminated = self.count == self.end
+        if not self.skip_observations or terminated:
+            self.observation()
+        return self.latest, 1.0, terminated, False, {}
+
+
+@pytest.mark.parametrize(
+    "end, limit, drawn",
+    [
+        (10**9, 10**9, [0, 3, 6, 9]),
+        (3, 10**9, [0, 3]),  # terminated in the last repeat
+        (5, 10**9, [0, 3, 5]),  # terminated where the observation is not drawn otherwise
+        (10**9, 6, [0, 3, 6]),  # truncated in the last repeat
+        (10**9, 5, [0, 3, 5]),  # truncated in a repeat whose observation was skipped
+        (5, 5, [0, 3, 5]),  # both at once
+    ],
+)
+def test_action_repeat_draws_what_is_seen_only(end, limit, drawn):
+    """Of three repeats only the last is drawn, and whatever an episode ends with, once."""
+    env = ActionRepeat(TimeLimit(Skipping(end), limit), 3)
+    seen = [env.reset()[0].item()]
+    ended = False
+    while not ended and len(seen) < 4:
+        observation, _, terminated, truncated, _ = env.step(0)
+        seen.append(observation.item())
+        ended = terminated or truncated
+        assert env.unwrapped.skip_observations is False
+    assert seen == env.unwrapped.drawn == drawn
+    assert ended == (min(end, limit) < 9)
+
+
+def test_an_interrupted_repeat_draws_again():
+    """Whatever a step raises, the environment is left as it draws by itself."""
+    env = ActionRepeat(Skipping(), 3)
+    env.reset()
+    with pytest.raises(RuntimeError, match="refused"):
+        env.step(1)
+    assert env.unwrapped.skip_observations is False
+
+
+class SkippingVector(gym.vector.VectorEnv):
+    """As BulletVectorEnv: ended sub-environments wait, and draw nothing that is skipped."""
+
+    metadata = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED, "ended_wait": True}  # noqa: RUF012
+    skip_observations = False
+
+    def __init__(self, ends):
+        self.num_envs, self.ends = len(ends), np.array(ends)
+        self.single_observation_space = Box(0, np.inf, (1,), np.float32)
+        self.observation_space = Box(0, np.inf, (self.num_envs, 1), np.float32)
+        self.single_action_space = gym.spaces.Discrete(2)
+        self.action_space = gym.spaces.MultiDiscrete([2] * self.num_envs)
+
+    def reset(self, *, seed=None, options=None):
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        if mask.all():
+            self.counts = np.zeros(self.num_envs, np.int64)
+            self.latest = np.zeros((self.num_envs, 1), np.float32)
+        self.counts[mask] = 0
+        self.drawn = []
+        return self.latest.copy(), {}
+
+    def step(self, actions):
+        if actions[0] == 1:
+            raise RuntimeError("refused")
+        waiting = self.counts == self.ends
+        self.counts[~waiting] += 1
+        ended = self.counts == self.ends
+        for index in range(self.num_envs):
+            if not waiting[index] and (ended[index] or not self.skip_observations):
+                self.latest[index] = self.counts[index]
+                self.drawn.append((index, int(self.counts[index])))
+        ends = ended.copy()
+        return self.latest.copy(), (~waiting).astype(float), ends, np.zeros_like(ends), {}
+
+
+def test_vector_action_repeat_draws_what_is_seen_only():
+    """Each sub-environment draws its last repeat or its end; repeats are counted for each."""
+    envs = VectorActionRepeat(SkippingVector([2, 3, 100]), 3)
+    envs.reset()
+    observations, rewards, terminated, _, info = envs.step(np.zeros(3, int))
+    assert observations.ravel().tolist() == [2, 3, 3]
+    assert rewards.tolist() == info[REPEATS].tolist() == [2, 3, 3]
+    assert terminated.tolist() == [True, True, False]
+    assert envs.unwrapped.drawn == [(0, 2), (1, 3), (2, 3)]
+    assert envs.unwrapped.skip_observations is False
+    # Those that wait take no steps until their reset.
+    assert envs.step(np.zeros(3, int))[-1][REPEATS].tolist() == [0, 0, 3]
+    envs.reset(options={"reset_mask": np.array([True, False, False])})
+    assert envs.step(np.zeros(3, int))[-1][REPEATS].tolist() == [2, 0, 3]
+    with pytest.raises(RuntimeError, match="refused"):
+        envs.step(np.ones(3, int))
+    assert envs.unwrapped.skip_observations is False
+
+
+GOAL = gym.spaces.Dict(
+    {
+        "observation": Box(-1, 1, (3,), np.float32),
+        "achieved_goal": Box(-2, 2, (2,), np.float32),
+        "desired_goal": Box(-2, 2, (2,), np.float32),
+    }
+)
+
+
+class Reaching(gym.Env):
+    """Shows random vectors in a Dict."""
+
+    observation_space = GOAL
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+class ReachingVector(gym.vector.SyncVectorEnv):
+    """What a task of this package with a Dict gives: a dict of arrays."""
+
+    def __init__(self, space, num_envs=3):
+        super().__init__([lambda: Spaced(space)] * num_envs, autoreset_mode="Disabled")
+
+
+class Spaced(Reaching):
+    def __init__(self, space):
+        self.observation_space = copy.deepcopy(space)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        GOAL,
+        gym.spaces.Dict({"place": gym.spaces.Discrete(4), "speed": Box(-1, 1, (2,), np.float32)}),
+        gym.spaces.Dict({"in": GOAL, "a": Box(-1, 1, (), np.float32)}),
+        gym.spaces.Discrete(5),
+    ],
+    ids=["goal", "with a Discrete", "nested", "Discrete"],
+)
+def test_vectors_are_flattened_as_gymnasium_does(space):
+    """Flat observations of a vector environment are those of FlattenObservation, to the bit."""
+    envs = VectorFlattenObservation(ReachingVector(space))
+    singles = [FlattenObservation(Spaced(space)) for _ in range(3)]
+    assert envs.single_observation_space == singles[0].observation_space
+    seen = envs.reset(seed=5)[0]
+    alone = [env.reset(seed=5 + index)[0] for index, env in enumerate(singles)]
+    for _ in range(3):
+        assert seen.dtype == envs.observation_space.dtype and seen in envs.observation_space
+        np.testing.assert_array_equal(seen, alone)
+        seen = envs.step(np.zeros(3, int))[0]
+        alone = [env.step(0)[0] for env in singles]
+
+
+@pytest.mark.parametrize("frame_stack", [1, 3])
+def test_an_agent_sees_a_dict_of_vectors_flat(frame_stack):
+    """Goal environments work with every algorithm, alone and several at once."""
+    with registered_here("Reaching-v0", Reaching):
+        env = EnvConfig("Reaching-v0", {}, frame_stack, 2)
+        shape = (7,) if frame_stack == 1 else (frame_stack, 7)
+        for algo in ALGOS:
+            agent = new_agent(algorithm(algo).policy, env, (8,))
+            assert agent.observation_space.shape == shape
+            with agent.make_env() as one, contextlib.closing(agent.make_vec(2)) as envs:
+                assert agent.predict(one.reset(seed=0)[0])[0] in agent.action_space
+                assert agent.predict(envs.reset(seed=0)[0])[0] in envs.action_space
+
+
+@contextlib.contextmanager
+def registered_here(env_id, entry_point, **spec):
+    gym.register(env_id, entry_point, **spec)
+    try:
+        yield
+    finally:
+        del gym.registry[env_id]
+
+
+def test_a_dict_with_an_image_is_refused():
+    """The error names the space, in one line."""
+    space = gym.spaces.Dict({"image": Box(0, 255, (64, 64, 3), np.uint8)})
+    with registered_here("Looking-v0", lambda: Spaced(space)):
+        with pytest.raises(ValueError, match="made of vectors, not Dict") as caught:
+            untrained("Looking-v0")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "shape, channels_axis", [((84, 84, 3), 3), ((4, 84, 84), 1), ((40, 60, 1), 3)], ids=str
+)
+def test_nature_cnn_for_one_image_or_grey_frames(shape, channels_axis):
+    """Channels are found at the shorter end; every weight learns, and bytes count as 0 to 1."""
+    torch.manual_seed(0)
+    network = build_network(Box(0, 255, shape, np.uint8), (8,), 5)
+    encoder = network[0]
+    assert isinstance(encoder, NatureCNN)
+    assert encoder.convolutions[0].in_channels == (1, *shape)[channels_axis]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    seen = []
+    encoder.convolutions.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    outputs = network(torch.from_numpy(pixels))
+    assert outputs.shape == (3, 5)
+    np.testing.assert_allclose(seen[0].numpy(), np.moveaxis(pixels, channels_axis, 1) / 255, 1e-6)
+    outputs.square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in encoder.parameters())
+    groups = parameter_groups(network, 0.1, 0.2)
+    assert [group["lr"] for group in groups] == [0.1, 0.2]
+    assert list(map(id, groups[1]["params"])) == list(map(id, encoder.parameters()))
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("shape", [(36, 40, 3), (4, 36, 40)], ids=str)
+def test_agents_of_foreign_images(algo, shape):
+    """Every algorithm takes one NHWC image or a stack of grey frames, and SB3 trains on it."""
+    space = Box(0, 255, shape, np.uint8)
+    with registered_here("Frames-v0", lambda: Spaced(space), max_episode_steps=5):
+        agent = untrained("Frames-v0", algo)
+        assert agent.renderer is None
+        with agent.make_env() as env:
+            assert agent.predict(env.reset(seed=0)[0])[0] in env.action_space
+            if algo == "sb3-ppo":
+                kwargs = agent.policy.policy_kwargs
+                model = PPO("MlpPolicy", env, policy_kwargs=kwargs, n_steps=8, batch_size=8)
+                model.learn(8)
+                agent.policy.network.load_state_dict(model.policy.state_dict())
+                observation, _ = env.reset(seed=0)
+                expected, _ = model.predict(observation, deterministic=True)
+                assert agent.predict(observation, deterministic=True)[0] == expected
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize(
+    "space",
+    [Box(0, 1, (40, 40, 3), np.float32), Box(0, 255, (2, 3, 40, 40, 3), np.uint8)],
+    ids=["floats", "five axes"],
+)
+def test_no_network_for_other_spaces(algo, space):
+    """The error names the space, in one line."""
+    with registered_here("Odd-v0", lambda: Spaced(space)):
+        with pytest.raises(ValueError, match="no network for observations Box") as caught:
+            untrained("Odd-v0", algo)
+        assert "\n" not in str(caught.value)
+
+
 def untrained(env_id, algo="dqn", frame_stack=1, action_repeat=1, **env_kwargs):
     torch.manual_seed(0)
-    return algorithm(algo).agent(env_id, env_kwargs, (8,), frame_stack, action_repeat)
+    env = EnvConfig(env_id, env_kwargs, frame_stack, action_repeat)
+    return new_agent(algorithm(algo).policy, env, (8,))
 
 
 @pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS])
@@ -444,16 +724,14 @@ def test_a_stack_is_of_what_an_agent_saw(env_id):
 
 
 @pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS])
-def test_pictures_always_come_in_a_stack(env_id):
-    """A state needs none; one picture is a stack of one, for controllers as for networks."""
+def test_a_stack_of_one_is_no_stack(env_id):
+    """With frame_stack=1 an agent sees what the environment shows, image or state."""
     with gym.make(env_id) as env:
-        shape = env.observation_space.shape
-    agents = [untrained(env_id), load_agent(env_id, "random")]
-    for agent in agents:
-        stacked = (1, *shape) if env_id in PIXEL_IDS else shape
-        assert agent.observation_space.shape == stacked
-        with agent.make_env() as env:
-            assert env.observation_space.shape == stacked
+        space = env.observation_space
+    for agent in (untrained(env_id), load_agent(env_id, "random")):
+        assert agent.observation_space == space
+        with agent.make_env() as env, contextlib.closing(agent.make_vec(2)) as envs:
+            assert env.observation_space == envs.single_observation_space == space
 
 
 @pytest.mark.parametrize("env_id", PIXEL_IDS)
@@ -462,20 +740,20 @@ def test_what_a_network_is_shown(env_id, algo):
     """Pictures stay bytes up to the network, whose first part are the keypoints."""
     agent = untrained(env_id, algo, frame_stack=2, size=20)
     assert agent.renderer == "tiny"
-    assert agent.tensor(np.zeros((1, 2, 20, 20, 3), np.uint8)).dtype == torch.uint8
-    assert sum(isinstance(part, Keypoints) for part in agent.network.modules()) == 1
+    assert agent.policy.tensor(np.zeros((1, 2, 20, 20, 3), np.uint8)).dtype == torch.uint8
+    assert sum(isinstance(part, Keypoints) for part in agent.policy.network.modules()) == 1
     assert untrained(env_id.replace("Pixels", ""), algo).renderer is None
 
 
 @pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS])
 def test_policy_kwargs_are_for_sb3_itself(env_id):
-    """PPO("MlpPolicy", agent.make_env(), policy_kwargs=agent.policy_kwargs) is the same network."""
+    """SB3's PPO, given the policy's own policy_kwargs, builds the same network."""
     kwargs = {"size": 20} if env_id in PIXEL_IDS else {}
-    agent = untrained(env_id, "ppo", frame_stack=2, action_repeat=2, **kwargs)
+    agent = untrained(env_id, "sb3-ppo", frame_stack=2, action_repeat=2, **kwargs)
     with agent.make_env() as env:
         model = PPO(
             *("MlpPolicy", env),
-            policy_kwargs=agent.policy_kwargs,
+            policy_kwargs=agent.policy.policy_kwargs,
             n_steps=32,
             batch_size=16,
             n_epochs=1,
@@ -487,7 +765,7 @@ def test_policy_kwargs_are_for_sb3_itself(env_id):
         still = {name for name in before if torch.equal(before[name], after[name])}
         assert not [name for name in still if "bias" not in name], still
         # The policy trained by SB3 alone is one that the agent can take over and act with.
-        agent.network.load_state_dict(after)
+        agent.policy.network.load_state_dict(after)
         observation, _ = env.reset(seed=0)
         expected, _ = model.predict(observation, deterministic=True)
         assert agent.predict(observation, deterministic=True)[0] == expected

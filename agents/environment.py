@@ -1,0 +1,163 @@
+"""Which environment an agent acts in, and what is put around it."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import FlattenObservation, FrameStackObservation
+
+from .. import ENV_IDS
+from .wrappers import (
+    ActionRepeat,
+    VectorActionRepeat,
+    VectorFlattenObservation,
+    VectorFrameStack,
+    require_vectors,
+)
+
+Made = TypeVar("Made")
+
+# What gym.make, gym.make_vec and vector environments take: not keywords of an environment.
+RESERVED_KEYWORDS = frozenset(
+    {
+        *inspect.signature(gym.make).parameters,
+        *inspect.signature(gym.make_vec).parameters,
+        *("render_mode", "autoreset", "autoreset_mode", "order_enforce"),
+        *("apply_api_compatibility", "additional_wrappers", "reward_threshold"),
+    }
+) - {"kwargs"}
+
+
+def bare_id(env_id: str) -> str:
+    """Return an id without the module that registers it."""
+    return env_id.rpartition(":")[2]
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """An environment and the wrappers that an agent needs.
+
+    Observations of a ``Dict`` of vectors are flattened.
+
+    Args:
+        env_id: any id of Gymnasium's, ``"CartPole-v1"`` or ``"module:Id-v0"``; those of this
+            package need no module.
+        env_kwargs: keywords of the environment.
+        frame_stack: observations that the agent sees at once, the latest last on a new first axis;
+            1 adds no axis.
+        action_repeat: steps of the environment that each action lasts.
+
+    Raises:
+        ValueError: Gymnasium does not know the id, or a keyword is not the environment's own but
+            one of ``gym.make`` or ``gym.make_vec``.
+    """
+
+    env_id: str
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    frame_stack: int = 1
+    action_repeat: int = 1
+
+    def __post_init__(self) -> None:
+        """Check id and keywords."""
+        if reserved := sorted(RESERVED_KEYWORDS & self.env_kwargs.keys()):
+            raise ValueError(f"env_kwargs cannot set {', '.join(reserved)}")
+        _ = self.spec
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Gymnasium's specification of the id."""
+        module, _, name = self.env_id.rpartition(":")
+        try:
+            if module:
+                importlib.import_module(module)
+            return gym.spec(name)
+        except (gym.error.Error, ModuleNotFoundError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"env_id={self.env_id!r} is not an environment: {reason}") from None
+
+    @property
+    def name(self) -> str:
+        """The id with its module, so that worker processes find it too."""
+        return f"bullet_envs:{self.env_id}" if self.env_id in ENV_IDS else self.env_id
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the environment has a vector version of this package."""
+        return str(self.spec.vector_entry_point).startswith("bullet_envs.")
+
+    @property
+    def max_episode_steps(self) -> int | None:
+        """Environment steps after which an episode is truncated, None for no limit."""
+        return self.spec.max_episode_steps
+
+    @property
+    def reward_threshold(self) -> float | None:
+        """The return from which an episode counts as solved, None where there is none."""
+        return self.spec.reward_threshold
+
+    def make(self, **kwargs: Any) -> gym.Env[Any, Any]:
+        """Make the environment, :meth:`wrap` included.
+
+        Args:
+            **kwargs: for ``gym.make``, e.g. ``render_mode="rgb_array"``; they override
+                ``env_kwargs``.
+        """
+        return self.wrap(self.make_bare(**kwargs))
+
+    def make_bare(self, **kwargs: Any) -> gym.Env[Any, Any]:
+        """Make the environment without :meth:`wrap`."""
+        return self._made(lambda: gym.make(self.name, **{**self.env_kwargs, **kwargs}))
+
+    def make_vec(self, num_envs: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
+        """Make several of what :meth:`make` makes, with ``AutoresetMode.DISABLED``.
+
+        Args:
+            num_envs: number of sub-environments.
+            **kwargs: for ``gym.make_vec``, as in :meth:`make`.
+        """
+        kwargs = {**self.env_kwargs, **kwargs}
+        if not self.is_ours:
+            return self._made(
+                lambda: gym.make_vec(
+                    self.name,
+                    num_envs=num_envs,
+                    vectorization_mode="sync",
+                    wrappers=[self.wrap],  # type: ignore[list-item]
+                    vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+                    **kwargs,
+                )
+            )
+        envs: VectorEnv[Any, Any, Any] = self._made(
+            lambda: gym.make_vec(
+                self.name, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs
+            )
+        )
+        if self.action_repeat > 1:
+            envs = VectorActionRepeat(envs, self.action_repeat)
+        if not isinstance(envs.single_observation_space, gym.spaces.Box):
+            envs = VectorFlattenObservation(envs)
+        return VectorFrameStack(envs, self.frame_stack) if self.frame_stack > 1 else envs
+
+    def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        """Add the action repeat, the flattening and the frame stack to an environment.
+
+        Raises:
+            ValueError: the observations are neither an array nor made of vectors.
+        """
+        if self.action_repeat > 1:
+            env = ActionRepeat(env, self.action_repeat)
+        if not isinstance(env.observation_space, gym.spaces.Box):
+            require_vectors(env.observation_space)
+            env = FlattenObservation(env)
+        return FrameStackObservation(env, self.frame_stack) if self.frame_stack > 1 else env
+
+    def _made(self, make: Callable[[], Made]) -> Made:
+        try:
+            return make()
+        except gym.error.Error as error:  # e.g. a package that the environment needs is missing
+            raise ValueError(f"env_id={self.env_id!r}: {' '.join(str(error).split())}") from None

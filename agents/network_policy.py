@@ -1,0 +1,66 @@
+"""Policies that are a network."""
+
+from abc import abstractmethod
+from typing import Any
+
+import gymnasium as gym
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from .networks import build_network, is_image
+from .policy import Policy
+
+
+class NetworkPolicy(Policy):
+    """A policy with weights.
+
+    Args:
+        observation_space: of one observation.
+        action_space: of one action.
+        hidden: widths of the hidden layers.
+    """
+
+    algo: str
+    network: nn.Module
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        hidden: tuple[int, ...],
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.hidden = hidden
+        self.network = self.build()
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return a new network for the policy's spaces and widths."""
+
+    def tensor(self, observations: npt.NDArray[Any]) -> torch.Tensor:
+        """Return observations as the network takes them."""
+        dtype = torch.uint8 if is_image(self.observation_space) else torch.float32
+        return torch.as_tensor(observations, dtype=dtype)
+
+
+class GreedyPolicy(NetworkPolicy):
+    """A network whose largest output is the action."""
+
+    def build(self) -> nn.Module:
+        """Return a network from the observation to a number per Discrete action.
+
+        Raises:
+            ValueError: the actions are not Discrete, or there is no network for the observations.
+        """
+        space = self.action_space
+        if not isinstance(space, gym.spaces.Discrete) or space.start != 0:
+            raise ValueError(f"{self.algo} needs Discrete actions that begin with 0, not {space}")
+        return build_network(self.observation_space, self.hidden, int(space.n))
+
+    def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
+        """Return the action with the largest output for each observation."""
+        with torch.no_grad():
+            outputs = self.network(self.tensor(observations))
+        actions: npt.NDArray[Any] = outputs.argmax(dim=1).numpy()
+        return actions

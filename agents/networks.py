@@ -1,0 +1,186 @@
+"""Networks, chosen from the space of observations."""
+
+import itertools
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+MAPS = 32  # keypoints per frame
+# Positions in units in which those of a well-played episode are about 1, and speeds likewise.
+POSITION_GAIN = 4.0
+SPEED_GAIN = 10.0
+
+
+class Keypoints(nn.Module):
+    """Positions of learned features in the latest frame of a stack, and their changes before it.
+
+    Two convolutions turn each frame into maps; the mean position of a map, weighted by the softmax
+    of the map, is a keypoint. After Levine et al., "End-to-end training of deep visuomotor
+    policies", 2016, section 5.1.
+
+    Deviations:
+    1. A map is normalised over its pixels (instance normalisation) before the softmax, so that
+       keypoints are sharp from the first step of training: those of a random network already tell
+       a ball's place to a linear readout.
+    2. The frames of a stack share their convolutions, and the network is given differences
+       between frames, since speeds are what a single one does not show.
+
+    Args:
+        shape: of a stack of frames: (frames, height, width, channels), at least 20 x 20 pixels.
+
+    Attributes:
+        outputs: number of features.
+
+    Raises:
+        ValueError: the images are too small.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        frames, height, width, channels = shape
+        if min(height, width) < 20:  # the maps would be of one pixel
+            raise ValueError(f"images must be of 20 x 20 pixels or more, not {height} x {width}")
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 16, kernel_size=5, stride=3),
+            nn.ReLU(),
+            nn.Conv2d(16, MAPS, kernel_size=3),
+        )
+        self.norm = nn.InstanceNorm2d(MAPS, affine=True)
+        with torch.no_grad():
+            rows, columns = self.convolutions(torch.zeros(1, channels, height, width)).shape[2:]
+        y, x = torch.meshgrid(
+            torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij"
+        )
+        grid = POSITION_GAIN * torch.stack([x.flatten(), y.flatten()], dim=1)
+        self.register_buffer("grid", grid, persistent=False)
+        self.outputs = 2 * MAPS * frames
+
+    def forward(self, stacks: Tensor) -> Tensor:
+        """Return features, shape (batch, outputs).
+
+        Args:
+            stacks: pixels from 0 to 255, shape (batch, frames, height, width, channels).
+        """
+        batch, frames = stacks.shape[:2]
+        images = stacks.flatten(0, 1).permute(0, 3, 1, 2).float() / 255 - 0.5
+        maps = self.norm(self.convolutions(images))
+        points = (maps.flatten(2).softmax(2) @ self.grid).view(batch, frames, -1)
+        changes = SPEED_GAIN * (points[:, 1:] - points[:, :-1])
+        return torch.cat([points[:, -1], changes.flatten(1)], dim=1)
+
+
+class NatureCNN(nn.Module):
+    """The convolutions of Mnih et al., 2015, for one image or a stack of grey frames.
+
+    Args:
+        shape: (height, width, channels) or (frames, height, width), the shorter end being the
+            channels; at least 36 x 36 pixels.
+
+    Attributes:
+        outputs: number of features.
+
+    Raises:
+        ValueError: the images are too small.
+    """
+
+    outputs = 512
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self._channels_last = shape[-1] < shape[0]
+        height, width = shape[:2] if self._channels_last else shape[1:]
+        channels = shape[-1] if self._channels_last else shape[0]
+        if min(height, width) < 36:
+            raise ValueError(f"images must be of 36 x 36 pixels or more, not {height} x {width}")
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, kernel_size=8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, kernel_size=4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, kernel_size=3),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        with torch.no_grad():
+            features = self.convolutions(torch.zeros(1, channels, height, width)).shape[1]
+        self.linear = nn.Sequential(nn.Linear(features, self.outputs), nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features, shape (batch, outputs).
+
+        Args:
+            images: pixels from 0 to 255, shape (batch, *shape).
+        """
+        channels_first = images.permute(0, 3, 1, 2) if self._channels_last else images
+        features: Tensor = self.linear(self.convolutions(channels_first.float() / 255))
+        return features
+
+
+def is_image(space: gym.Space[Any]) -> bool:
+    """Return whether observations are images, or stacks of them, and need an encoder."""
+    return space.dtype == np.uint8 and len(space.shape or ()) in (3, 4)
+
+
+def build_encoder(space: gym.Space[Any]) -> Keypoints | NatureCNN:
+    """Return what turns images into features.
+
+    Args:
+        space: uint8, of shape (frames, height, width, channels) for :class:`Keypoints`, or
+            (height, width, channels) or (frames, height, width) for :class:`NatureCNN`.
+
+    Raises:
+        ValueError: the images are too small.
+    """
+    shape = space.shape or ()
+    return Keypoints(shape) if len(shape) == 4 else NatureCNN(shape)
+
+
+def build_network(space: gym.Space[Any], hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """Return a perceptron on the observation, or on the features of its images.
+
+    Args:
+        space: of an observation: a vector, a stack of vectors, or see :func:`build_encoder`.
+        hidden: widths of the hidden layers.
+        outputs: number of outputs.
+
+    Raises:
+        ValueError: there is no network for the space.
+    """
+    if is_image(space):
+        encoder = build_encoder(space)
+        return nn.Sequential(encoder, mlp(encoder.outputs, hidden, outputs))
+    shape = space.shape or ()
+    if not isinstance(space, gym.spaces.Box) or len(shape) not in (1, 2):
+        raise ValueError(
+            f"no network for observations {space}: they must be vectors, or images of uint8"
+        )
+    if len(shape) == 1:
+        return mlp(shape[0], hidden, outputs)
+    return nn.Sequential(nn.Flatten(), mlp(shape[0] * shape[1], hidden, outputs))
+
+
+def parameter_groups(
+    network: nn.Module, learning_rate: float, encoder_learning_rate: float
+) -> list[dict[str, Any]]:
+    """Return what Adam is to learn and how fast, at first."""
+    encoder = [
+        parameter
+        for part in network.modules()
+        if isinstance(part, Keypoints | NatureCNN)
+        for parameter in part.parameters()
+    ]
+    rest = [one for one in network.parameters() if all(one is not other for other in encoder)]
+    groups = [(rest, learning_rate), (encoder, encoder_learning_rate)]
+    return [{"params": of, "lr": rate, "initial_lr": rate} for of, rate in groups if of]
+
+
+def mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """Return linear layers with ReLU between them."""
+    widths = [inputs, *hidden]
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))

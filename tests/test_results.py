@@ -1,0 +1,191 @@
+"""The committed results are those of the bundled agents, and `make results` makes them."""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import BUNDLED, PIXEL_IDS
+
+import bullet_envs
+from bullet_envs.agents import (
+    ALGOS,
+    algorithm,
+    controllers_of,
+    load_agent,
+    matrix,
+    pretrained_card,
+)
+from bullet_envs.agents.tables import read_rows, with_section
+from test_agents import tiny
+
+
+@pytest.mark.parametrize("env_id, algo", BUNDLED)
+def test_bundled_agents_are_those_of_the_results(env_id, algo):
+    """Every seed has its row; the first that solves the id, or else seed 0, is the one bundled.
+
+    On states all five seeds solve it. On pictures all three of PPO do, and one of DQN at least.
+    """
+    rows = [row for row in read_rows(matrix.CSV_PATH) if row["env_id"] == env_id]
+    cells = {int(row["seed"]): row for row in rows if row["algo"] == algo}
+    assert sorted(cells) == ([0, 1, 2] if env_id in PIXEL_IDS else [0, 1, 2, 3, 4])
+    means = [float(row["mean"]) for row in cells.values()]
+    if env_id in STATE_IDS or algo == "sb3-ppo":
+        assert min(means) >= 475
+    elif algo == "dqn":
+        assert max(means) >= 475
+    card = json.loads(pretrained_card(env_id, algo).read_text())
+    seed = next((seed for seed in sorted(cells) if float(cells[seed]["mean"]) >= 475), 0)
+    assert seed == matrix.bundled_seed(rows, env_id, algo)
+    assert (card["seed"], card["sha256"]) == (seed, cells[seed]["sha256"])
+    assert card["returns"]["mean"] == float(cells[seed]["mean"])
+
+
+@pytest.mark.parametrize("env_id, algo", BUNDLED)
+def test_every_seed_has_a_curve(env_id, algo):
+    """Learning curves are kept for every seed, and begin before the training of the row ends."""
+    curves = read_rows(matrix.CURVES_PATH)
+    for row in read_rows(matrix.CSV_PATH):
+        if (row["env_id"], row["algo"]) == (env_id, algo):
+            mine = [point for point in curves if matrix.cell_of(point) == matrix.cell_of(row)]
+            steps = [int(point["steps"]) for point in mine]
+            assert steps and steps == sorted(set(steps)) and steps[-1] == int(row["steps"])
+            assert all(1 <= float(point["return"]) <= 500 for point in mine)
+
+
+def test_bundled_results_are_the_readmes():
+    """The table of the README is what `make results` writes, to the letter."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    rows = read_rows(matrix.CSV_PATH)
+    assert [matrix.cell_of(row) for row in rows] == matrix.cells()
+    assert matrix.table(rows) in readme
+    assert with_section(readme, "results", matrix.table(rows)) == readme
+
+
+def test_cells_of_the_results():
+    """States: five seeds of each algorithm and both controllers. Pictures: three, and no LQR."""
+    cells = matrix.cells()
+    assert len(cells) == len(set(cells))
+    for env_id in bullet_envs.ENV_IDS:
+        mine = {cell[1:] for cell in cells if cell[0] == env_id}
+        algos = [algo for name, algo in BUNDLED if name == env_id]
+        learned = itertools.product(algos, range(3 if env_id in PIXEL_IDS else 5))
+        assert mine == {*learned, *((name, 0) for name in controllers_of(env_id))}
+
+
+@pytest.mark.parametrize(
+    "means, seed",
+    [
+        ({0: 480, 1: 500}, 0),
+        ({0: 474.9, 1: 475, 2: 500}, 1),
+        ({2: 480, 0: 100, 1: 200}, 2),
+        ({0: 30, 1: 400}, 0),
+        ({1: 30}, 0),
+    ],
+    ids=str,
+)
+def test_the_first_seed_that_solves_is_bundled(means, seed):
+    """The first, not the best; seed 0 where none does; other ids and agents have no say."""
+    rows = [
+        {"env_id": "BulletCartPolePixels-v0", "algo": "dqn", "seed": str(seed), "mean": str(mean)}
+        for seed, mean in means.items()
+    ]
+    for other in ({"env_id": "BulletCartPole-v0"}, {"algo": "sb3-ppo"}):
+        rows += [{**rows[0], **other, "seed": str(seed), "mean": "500.0"} for seed in range(3)]
+    rows.append({**rows[0], "algo": "random", "seed": ""})
+    assert matrix.bundled_seed(rows, "BulletCartPolePixels-v0", "dqn") == seed
+
+
+def test_learning_curves_are_drawn(tmp_path):
+    """A line per seed, a panel per id and algorithm, as a PNG; of nothing there is no picture."""
+    from matplotlib.axes import Axes
+
+    curves = [
+        {"env_id": env_id, "algo": algo, "seed": str(seed), "steps": str(steps), "return": "9.5"}
+        for env_id, algo, seed in matrix.cells()
+        for steps in (1000, 2000)
+        if algo in ALGOS and "CartPole" in env_id
+    ]
+    drawn = []
+    draw = Axes.plot
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "plot", lambda *args, **kw: drawn.append(args[1:]) or draw(*args, **kw))
+        matrix.plot(curves, tmp_path / "docs" / "curves.png")
+    assert drawn == [([1.0, 2.0], [9.5, 9.5])] * len(curves[::2])
+    content = (tmp_path / "docs" / "curves.png").read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 10_000
+    matrix.plot([], tmp_path / "nothing.png")
+    assert not (tmp_path / "nothing.png").exists()
+
+
+def test_section_of_a_document():
+    """What stands between the two marks is replaced, whatever it was, and nothing else."""
+    text = "before\n<!-- a -->\nold\n<!-- b -->\n<!-- /a -->\nafter\n"
+    expected = "before\n<!-- a -->\nnew\n<!-- /a -->\nafter\n"
+    assert with_section(text, "a", "new") == expected
+    assert with_section(expected, "a", "new") == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "text", "<!-- b -->x<!-- /b -->", "<!-- a -->", "<!-- a -->\ntext", "<!-- /a -->"]
+)
+def test_a_document_without_the_section_is_refused(text):
+    """One that lacks the marks, or one of them."""
+    with pytest.raises(ValueError, match="a part from <!-- a --> to <!-- /a -->"):
+        with_section(text, "a", "new")
+
+
+@pytest.mark.slow
+def test_results_of_a_tiny_matrix(tmp_path, monkeypatch):
+    """`make results`: rows, curves, the bundled agent, the table and the plot of some cells.
+
+    Cells that are there already are not trained again.
+    """
+    monkeypatch.chdir(tmp_path)
+    env_id = "BulletCartPolePixels-v0"
+    monkeypatch.setitem(algorithm("dqn").presets, env_id, tiny("dqn", env_id))
+    card = tmp_path / "bundled" / "card.json"
+    monkeypatch.setattr(matrix, "pretrained_card", lambda *names: card)
+    Path("README.md").write_text("# Title\n<!-- results -->\n<!-- /results -->\n")
+    places = ["--csv", "results.csv", "--curves", "curves.csv"]
+    command = ["matrix", *places, "--envs", env_id, "--algos", "random", "dqn"]
+    monkeypatch.setattr(sys, "argv", command)
+    matrix.main()
+    rows = read_rows(Path("results.csv"))
+    assert [matrix.cell_of(row) for row in rows] == [
+        (env_id, "random", 0),
+        *((env_id, "dqn", seed) for seed in range(3)),
+    ]
+    steps = [(row["seed"], row["steps"]) for row in read_rows(Path("curves.csv"))]
+    assert steps == [(str(seed), step) for seed in range(3) for step in ("208", "400")]
+    agent = load_agent(env_id, card)
+    assert agent.weights_hash == rows[1]["sha256"] and agent.facts["seed"] == 0
+    assert agent.facts["returns"] == {
+        **{name: float(rows[1][name]) for name in ("mean", "std", "worst")},
+        "episodes": 100,
+    }
+    assert matrix.table(rows) in Path("README.md").read_text()
+    assert Path("docs/curves.png").is_file()
+    assert not list(Path("runs/results").iterdir())
+
+    before = Path("results.csv").read_text()
+    monkeypatch.setattr(matrix, "_train_cell", lambda *cell: pytest.fail("trained again"))
+    matrix.main()
+    assert Path("results.csv").read_text() == before
+
+
+def test_table_shows_the_worst_seed():
+    """A line has the lowest mean, the lowest return and the slowest training of its seeds."""
+    names = ("env_id", "algo", "seed", "steps", "seconds", "mean", "worst")
+    cells = [
+        ("BulletCartPole-v0", "random", "", "", "", "20.25", "8.0"),
+        ("BulletCartPole-v0", "dqn", "0", "20000", "10.6", "500.0", "500.0"),
+        ("BulletCartPole-v0", "dqn", "1", "101999", "57.1", "490.3", "317.0"),
+        ("BulletCartPole-v0", "dqn", "2", "5000", "9.0", "495.0", "316.0"),
+    ]
+    lines = matrix.table([dict(zip(names, cell, strict=True)) for cell in cells]).splitlines()
+    assert lines[2:] == [
+        "| BulletCartPole-v0 | random | 20.2 | 8 | | | |",
+        "| BulletCartPole-v0 | dqn | 490.3 | 316 | 3 | 5 k to 101 k | 57 |",
+    ]
