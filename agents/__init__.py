@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import _REGISTRY
+from .. import registered
 from .agent import Agent, new_agent
+from .controllers import RandomPolicy
 from .environment import EnvConfig, bare_id
 from .policy import Policy
 
@@ -39,21 +40,11 @@ ALGOS = tuple(_MODULES)
 CONTROLLERS = ("lqr", "random")
 
 
-def state_id_of(env_id: str) -> str | None:
-    """Return the id that shows the state of the same task, None for a task of others."""
-    name = bare_id(env_id)
-    if name not in _REGISTRY:
-        return None
-    task, _ = _REGISTRY[name]
-    return next(
-        other for other, (its, keywords) in _REGISTRY.items() if its == task and not keywords
-    )
-
-
 def controllers_of(env_id: str) -> tuple[str, ...]:
-    """Return the controllers for an id: the LQR must be shown the state of a task of ours."""
-    shows_state = state_id_of(env_id) == bare_id(env_id)
-    return tuple(name for name in CONTROLLERS if name != "lqr" or shows_state)
+    """Return the controllers for an id: the LQR must observe the state of a registered task."""
+    task = registered(env_id)
+    observes_state = task is not None and bare_id(env_id) == task.state_id
+    return tuple(name for name in CONTROLLERS if name != "lqr" or observes_state)
 
 
 @dataclass(frozen=True)
@@ -175,18 +166,19 @@ def load_agent(env_id: str, agent: str | os.PathLike[str], **env_kwargs: Any) ->
 def _controller(env: EnvConfig, name: str) -> Agent:
     if name not in controllers_of(env.env_id):
         others = ", ".join((*ALGOS, "random"))
-        state_id = state_id_of(env.env_id)
-        where = f": use it on {state_id}, or one of {others} here" if state_id else ""
+        task = registered(env.env_id)
+        where = f": use it on {task.state_id}, or one of {others} here" if task else ""
         raise ValueError(
-            f"agent={name!r} needs the state of a task of bullet_envs, which {env.env_id} does not"
-            f" show{where}"
+            f"agent={name!r} needs to observe the state of a bullet_envs.Task, which {env.env_id}"
+            f" does not show{where}"
         )
-    from .controllers import LQR, RandomPolicy
 
     policy: Policy
     with env.make() as made:
         if name == "lqr":
-            policy = LQR(made)
+            from .lqr import LQRPolicy  # here, since it needs the engine and SciPy
+
+            policy = LQRPolicy(made)
         else:
             policy = RandomPolicy(made.observation_space, made.action_space)
     return Agent(name, env, policy)

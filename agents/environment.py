@@ -11,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 
-from .. import ENV_IDS
+from .. import registered
 from .wrappers import (
     ActionRepeat,
     VectorActionRepeat,
@@ -83,7 +83,10 @@ class EnvConfig:
     @property
     def name(self) -> str:
         """The id with its module, so that worker processes find it too."""
-        return f"bullet_envs:{self.env_id}" if self.env_id in ENV_IDS else self.env_id
+        task = registered(self.env_id)
+        if task is None or ":" in self.env_id:
+            return self.env_id
+        return f"{task.task.partition(':')[0].partition('.')[0]}:{self.env_id}"
 
     @property
     def is_ours(self) -> bool:

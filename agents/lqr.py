@@ -14,13 +14,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
-from scipy.linalg import eig, solve_discrete_are
+from scipy.linalg import solve_discrete_are
 
 from ..simulation import Simulation
 from ..task import Task
+from .policy import Policy
 
 Array = npt.NDArray[np.float64]
 
@@ -143,3 +145,55 @@ def _require_stabilisable(a: Array, b: Array, names: tuple[str, ...]) -> None:
         if singular[-1] < UNCONTROLLABLE:
             name = names[int(np.argmax(np.abs(left[:, -1])))]
             raise ValueError(f"LQR: no actuator controls {name!r}, which does not decay by itself")
+
+
+class LQRPolicy(Policy):
+    """The regulator as a policy: it reads the coordinates out of the observation.
+
+    A ``Discrete`` action is the one whose command is nearest to the regulator's.
+
+    Args:
+        env: of a task of :class:`~bullet_envs.Task` that observes its state.
+
+    Raises:
+        ValueError: the state at rest is no equilibrium, something cannot be controlled, or the
+            observation does not show a coordinate.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env.observation_space, env.action_space)
+        task: Task = env.unwrapped.task  # type: ignore[attr-defined]
+        regulator = regulate(linearise(task), task)
+        at_rest, shown = _observation_model(task)
+        coordinates = np.linalg.pinv(shown)
+        if (bad := np.abs(coordinates @ shown - np.eye(shown.shape[1])).max(axis=0) > 1e-6).any():
+            hidden = task.coordinate_names[int(bad.argmax())]
+            raise ValueError(f"LQR: the observation does not show {hidden!r}")
+        self.gain = regulator.gain @ coordinates  # (actuators, columns of the observation)
+        self._at_rest = at_rest
+        self._scales = np.array([actuator.scale for actuator in task.actuators])
+        self._discrete: Array | None = None
+        if isinstance(self.action_space, spaces.Discrete):
+            self._discrete = np.array(task.discrete_actions)
+
+    def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
+        """Return the regulator's actions."""
+        shares = -(observations - self._at_rest) @ self.gain.T / self._scales
+        if self._discrete is None:
+            return np.clip(shares, -1, 1).astype(np.float32)
+        distances = ((shares[:, None] - self._discrete) ** 2).sum(axis=2)
+        actions: npt.NDArray[Any] = distances.argmin(axis=1)
+        return actions
+
+
+def _observation_model(task: Task) -> tuple[Array, Array]:
+    """Return the observation at rest, and its Jacobian with respect to the coordinates."""
+
+    def observe(coordinates: Array) -> Array:
+        columns = task.observe([float(x) for x in task.from_coordinates(coordinates.tolist())])
+        if isinstance(columns, Mapping):  # flattened as Gymnasium flattens a Dict: by name
+            columns = [column for name in sorted(columns) for column in columns[name]]
+        return np.array(columns, np.float64)
+
+    widths = STEP * np.array(task.tolerances)
+    return observe(np.zeros(len(widths))), _extrapolated(observe, widths)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+RENDERERS = ("tiny", "egl")
+
 
 @dataclass(frozen=True)
 class Camera:

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from .camera import Camera
+from .camera import RENDERERS, Camera
 from .checks import require, shorten
-from .renderer import RENDERERS, Renderer
+from .renderer import Renderer
 from .task import State, Task
 
 Observation: TypeAlias = Any  # an array, or a dict of arrays for a Dict space

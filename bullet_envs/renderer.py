@@ -13,8 +13,6 @@ from .simulation import Simulation
 if TYPE_CHECKING:
     from .task import State, Task
 
-RENDERERS = ("tiny", "egl")
-
 
 class Renderer:
     """A second simulation of a task that is placed in a state and drawn.
@@ -22,7 +20,7 @@ class Renderer:
     Args:
         task: what to draw.
         gui: show it in a window as well.
-        renderer: one of ``RENDERERS``.
+        renderer: one of ``camera.RENDERERS``.
 
     Raises:
         RuntimeError: the window or the renderer cannot be had here.
