@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test lint check results observability bench films format clean
+.PHONY: help venv demo test test-all lint check results observability bench videos format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -14,11 +14,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[agents,dev]"
 	@touch $@
 
-demo: venv ## train, evaluate and film an agent
+demo: venv ## train, evaluate and record an agent
 	$(BIN)/bullet-envs demo
 
-test: venv ## run all tests
-	$(BIN)/pytest -n 2 --dist worksteal
+test: venv ## run the tests, without the long sweeps
+	$(BIN)/pytest -n 2 --dist worksteal -m "not sweep"
+
+test-all: test ## run the long sweeps too
+	$(BIN)/pytest -n 2 --dist worksteal -m sweep
 
 # mypy does not read package-dir, so it gets links that put the folders where the wheel has them.
 lint: venv ## check format, style and types
@@ -26,25 +29,26 @@ lint: venv ## check format, style and types
 	$(BIN)/ruff check .
 	@rm -rf build/mypy && mkdir -p build/mypy/bullet_envs
 	@ln -s $(CURDIR)/bullet_envs/* $(CURDIR)/agents $(CURDIR)/assets build/mypy/bullet_envs
+	@ln -s $(CURDIR)/benchmarks build/mypy
 	cd build/mypy && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache
 
-check: lint test ## everything a change must pass
+check: lint test-all ## everything a change must pass
 
 results: venv ## train every agent with every seed and rewrite the README's table
-	$(BIN)/python -m bullet_envs.agents.matrix
+	$(BIN)/python -m benchmarks.results
 
-observability: venv ## measure again what the pictures tell, where its CSV has no row
-	$(BIN)/python -m bullet_envs.agents.observability
+observability: venv ## measure again what the images tell, where its CSV has no row
+	$(BIN)/python -m benchmarks.observability
 
 bench: venv ## time the environments beside bare PyBullet and others
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"
-	$(BIN)/bullet-envs bench --json docs/bench.json --readme README.md
+	$(BIN)/python -m benchmarks.time_to_solve --json docs/bench.json --readme README.md
 
-films: venv ## film the bundled agents and draw the pictures of the docs
-	$(BIN)/python docs/pictures.py
-	for card in agents/pretrained/*.json; do name=$$(basename $$card .json); \
-		$(BIN)/bullet-envs record --env $${name%-*} --algo $${name##*-} || exit 1; done
+videos: venv ## record the bundled agents and draw the images of the docs
+	$(BIN)/python docs/images.py
+	for card in agents/pretrained/*.json; do name=$$(basename $$card .json); id=$${name%%-v0*}-v0; \
+		$(BIN)/bullet-envs record --env $$id --algo $${name#$$id-} || exit 1; done
 	$(BIN)/bullet-envs record --gif --env BulletCartPole-v0 --algo dqn
 	$(BIN)/bullet-envs record --gif --env BalancingPlate-v0 --algo reinforce
 

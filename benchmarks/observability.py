@@ -1,16 +1,16 @@
-"""Whether the pictures carry the state, measured without any reinforcement learning.
+"""Whether the images carry the state, measured without any reinforcement learning.
 
-A small network learns to tell the state from a stack of pictures, taken while an LQR with random
-pushes plays; then the LQR acts on what the network tells, and the pictures of that play are added,
+A small network learns to tell the state from a stack of images, taken while an LQR with random
+pushes plays; then the LQR acts on what the network tells, and the images of that play are added,
 as in DAgger (Ross et al., "A reduction of imitation learning and structured prediction to no-regret
 online learning", 2011). If the regulator that balances on the true state balances on the estimate
-as well, then the pictures suffice, and an agent that fails on them fails for another reason.
+as well, then the images suffice, and an agent that fails on them fails for another reason.
 
 Measure every row that the CSV lacks (``make observability``, about half an hour)::
 
-    python -m bullet_envs.agents.observability
+    python -m benchmarks.observability
 
-or one setting: ``bullet-envs observability --env BalancingPlatePixels-v0 --size 96``.
+or one setting: ``python -m benchmarks.observability --env BalancingPlatePixels-v0 --size 96``.
 """
 
 import argparse
@@ -27,17 +27,19 @@ import torch
 from torch import nn
 from tqdm import tqdm, trange
 
-from .. import PIXEL_IDS
-from .checkpoints import write_atomically
-from .controllers import LQR
-from .evaluation import EVALUATION_SEEDS
-from .learned import build_network
-from .run import TORCH_THREADS
+from bullet_envs import registered
+from bullet_envs.agents import Agent, load_agent
+from bullet_envs.agents.checkpoints import write_atomically
+from bullet_envs.agents.evaluation import EVALUATION_SEEDS
+from bullet_envs.agents.networks import Keypoints, build_network
+from bullet_envs.agents.run import TORCH_THREADS
+
 from .tables import read_rows, with_section, write_rows
-from .vision import Keypoints
+
+PIXEL_IDS = ("BulletCartPolePixels-v0", "BalancingPlatePixels-v0")
 
 FRAMES = 3  # in a stack
-PICTURES = 5_000  # collected in each round
+IMAGES = 5_000  # collected in each round
 UNSEEN = 2_000  # that R² is measured on
 ROUNDS = 3
 EPOCHS = 8
@@ -54,42 +56,42 @@ Array = npt.NDArray[Any]
 
 
 @dataclass
-class Pictures:
-    """Pictures in the order of time, the state that each shows, and where its episode began.
+class Images:
+    """Images in the order of time, the state that each shows, and where its episode began.
 
     Args:
-        pictures: uint8 of shape (n, size, size, 3).
+        images: uint8 of shape (n, size, size, 3).
         states: as the state id observes them, shape (n, columns).
-        starts: index of the episode's first picture, shape (n,).
+        starts: index of the episode's first image, shape (n,).
     """
 
-    pictures: Array
+    images: Array
     states: Array
     starts: Array
 
     def stacks(self, rows: Array, stride: int) -> torch.Tensor:
-        """Return stacks of pictures ``stride`` actions apart, shape (rows, FRAMES, ...)."""
+        """Return stacks of images ``stride`` actions apart, shape (rows, FRAMES, ...)."""
         back = stride * np.arange(FRAMES)[::-1]
         return torch.from_numpy(
-            self.pictures[np.maximum(rows[:, None] - back, self.starts[rows, None])]
+            self.images[np.maximum(rows[:, None] - back, self.starts[rows, None])]
         )
 
 
-def join(parts: Sequence[Pictures]) -> Pictures:
+def join(parts: Sequence[Images]) -> Images:
     """Return all parts, one after the other."""
     before = np.cumsum([0, *(len(part.states) for part in parts)])
-    return Pictures(
-        np.concatenate([part.pictures for part in parts]),
+    return Images(
+        np.concatenate([part.images for part in parts]),
         np.concatenate([part.states for part in parts]),
         np.concatenate([part.starts + n for part, n in zip(parts, before, strict=False)]),
     )
 
 
 class Estimator(nn.Module):
-    """Tells the columns of the state id's observation from a stack of pictures.
+    """Tells the columns of the state id's observation from a stack of images.
 
     Args:
-        size: of a picture.
+        size: of a image.
         states: examples, shape (n, columns).
     """
 
@@ -100,8 +102,8 @@ class Estimator(nn.Module):
         self.mean = torch.from_numpy(states.mean(0))
         self.scale = torch.from_numpy(states.std(0) + 1e-6)
 
-    def fit(self, data: Pictures, stride: int, rng: np.random.Generator) -> None:
-        """Learn from all pictures, ``EPOCHS`` times each."""
+    def fit(self, data: Images, stride: int, rng: np.random.Generator) -> None:
+        """Learn from all images, ``EPOCHS`` times each."""
         optimiser = torch.optim.Adam(self.parameters(), LEARNING_RATE)
         batches = len(data.states) // BATCH
         for step in range(EPOCHS * batches):
@@ -121,7 +123,7 @@ class Estimator(nn.Module):
             states: Array = (self.network(stacks) * self.scale + self.mean).numpy()
         return states
 
-    def r2(self, data: Pictures, stride: int) -> Array:
+    def r2(self, data: Images, stride: int) -> Array:
         """Return the coefficient of determination of each column."""
         rows = np.array_split(np.arange(len(data.states)), len(data.states) // 250 + 1)
         estimates = np.concatenate([self.estimate(data.stacks(part, stride)) for part in rows])
@@ -131,24 +133,24 @@ class Estimator(nn.Module):
 
 def play(
     env: gym.Env[Any, Any],
-    lqr: LQR,
+    lqr: Agent,
     estimator: Estimator | None,
     stride: int,
     seed: int,
     rng: np.random.Generator,
     pushes: float = 0.0,
     limit: int | None = None,
-) -> Pictures:
+) -> Images:
     """Play an episode on the estimated state, or on the true one without an estimator."""
-    picture, _ = env.reset(seed=seed)
+    image, _ = env.reset(seed=seed)
     task: Any = env.unwrapped.task  # type: ignore[attr-defined]
-    recent = deque([picture], stride * (FRAMES - 1) + 1)
-    pictures: list[Array] = []
+    recent = deque([image], stride * (FRAMES - 1) + 1)
+    images: list[Array] = []
     states: list[Array] = []
     ended = False
-    while not (ended or len(pictures) == limit):
+    while not (ended or len(images) == limit):
         state = env.unwrapped.state()  # type: ignore[attr-defined]
-        pictures.append(picture)
+        images.append(image)
         states.append(np.array(task.observe(tuple(state.values())), np.float32))
         if estimator is None:
             known = states[-1][None]
@@ -158,10 +160,10 @@ def play(
         action = lqr.act(known, deterministic=True)[0]
         if rng.random() < pushes:
             action = rng.integers(env.action_space.n)  # type: ignore[attr-defined]
-        picture, _, terminated, truncated, _ = env.step(action)
-        recent.append(picture)
+        image, _, terminated, truncated, _ = env.step(action)
+        recent.append(image)
         ended = terminated or truncated
-    return Pictures(np.array(pictures), np.array(states), np.zeros(len(pictures), np.int64))
+    return Images(np.array(images), np.array(states), np.zeros(len(images), np.int64))
 
 
 def measure(
@@ -171,13 +173,13 @@ def measure(
 
     Args:
         env_id: a pixel id.
-        size: of a picture (pixels).
-        stride: actions between the pictures of a stack, 1 to 16.
+        size: of a image (pixels).
+        stride: actions between the images of a stack, 1 to 16.
         supersampling: as the environment's keyword.
         episodes: to play on the estimate, from unseen starts, 1 to 100.
 
     Returns:
-        The setting, R² of each column on pictures that were not learned from, and mean and least
+        The setting, R² of each column on images that were not learned from, and mean and least
         return of the LQR on the estimate.
 
     Raises:
@@ -191,12 +193,12 @@ def measure(
         raise ValueError(f"episodes={episodes!r} must lie from 1 to {len(EVALUATION_SEEDS)}")
     torch.set_num_threads(TORCH_THREADS)
     rng = np.random.default_rng(0)
-    lqr = LQR(env_id.replace("Pixels", ""))
+    lqr = load_agent(registered(env_id).state_id, "lqr")  # type: ignore[union-attr]
     env = gym.make(f"bullet_envs:{env_id}", size=size, supersampling=supersampling)
     estimator: Estimator | None = None
 
-    def collect(count: int) -> Pictures:
-        episodes: list[Pictures] = []
+    def collect(count: int) -> Images:
+        episodes: list[Images] = []
         while sum(len(episode.states) for episode in episodes) < count:
             seed, pushes = int(rng.integers(2**31)), float(rng.choice(PUSHES))
             episodes.append(play(env, lqr, estimator, stride, seed, rng, pushes, EPISODE))
@@ -207,11 +209,11 @@ def measure(
         Keypoints((FRAMES, *env.observation_space.shape))  # type: ignore[misc]  # may refuse a size
         torch.manual_seed(0)
         unseen = collect(UNSEEN)
-        data = collect(PICTURES)
+        data = collect(IMAGES)
         estimator = Estimator(size, data.states)
         for count in trange(ROUNDS, desc=title, unit="round", leave=False):
             if count:
-                data = join([data, collect(PICTURES)])
+                data = join([data, collect(IMAGES)])
             estimator.fit(data, stride, rng)
         r2 = estimator.r2(unseen, stride)
         returns = [
@@ -263,7 +265,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--csv", type=Path, default=CSV_PATH)
     parser.add_argument("--document", type=Path, default=Path("docs/pixels.md"))
+    parser.add_argument("--env", choices=PIXEL_IDS, help="measure and print one setting of this")
+    parser.add_argument("--size", type=int, default=64, help="of an image, in pixels")
+    parser.add_argument("--stride", type=int, default=2, help="actions between images")
+    parser.add_argument("--supersampling", type=int, default=1)
+    parser.add_argument("--eval-episodes", type=int, default=100)
     options = parser.parse_args()
+    if options.env is not None:
+        setting = (options.size, options.stride, options.supersampling)
+        print(table([measure(options.env, *setting, options.eval_episodes)]))
+        return
     for env_id in PIXEL_IDS:
         for setting in SETTINGS:
             rows = read_rows(options.csv)

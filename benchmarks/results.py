@@ -2,7 +2,7 @@
 
 Train and evaluate every cell that the CSV lacks, alone on the machine (``make results``)::
 
-    python -m bullet_envs.agents.matrix
+    python -m benchmarks.results
 
 A cell's seconds are the wall-clock time of its whole training. The agent that is bundled is that of
 the first seed that solved the environment, or of seed 0. Ctrl-C stops, the same command goes on.
@@ -17,17 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-import numpy.typing as npt
 
-from .. import ENV_IDS, PIXEL_IDS
-from . import ALGOS, CONTROLLERS, algorithm, controllers_of, load_agent, pretrained_card
-from .checkpoints import write_atomically
-from .evaluation import EVALUATION_SEEDS, evaluate
-from .run import Run
+from bullet_envs import env_ids, registered
+from bullet_envs.agents import (
+    ALGOS,
+    CONTROLLERS,
+    algorithm,
+    controllers_of,
+    load_agent,
+    pretrained_card,
+)
+from bullet_envs.agents.checkpoints import write_atomically
+from bullet_envs.agents.evaluation import EVALUATION_SEEDS, Evaluation, evaluate
+from bullet_envs.agents.run import Run
+
 from .tables import read_rows, with_section, write_rows
 
-PICTURE_SEEDS = range(3)
+PIXEL_SEEDS = range(3)
 SEEDS = range(5)
 COLUMNS = ("env_id", "algo", "seed", "steps", "seconds", "mean", "std", "worst", "sha256")
 CSV_PATH = Path(__file__).parent / "results.csv"
@@ -43,15 +49,15 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     parser.add_argument("--plot", type=Path, default=Path("docs/curves.png"))
     parser.add_argument("--runs", type=Path, default=Path("runs/results"))
-    parser.add_argument("--envs", nargs="+", choices=ENV_IDS, default=list(ENV_IDS))
+    parser.add_argument("--envs", nargs="+", choices=env_ids(), default=list(env_ids()))
     names = (*CONTROLLERS, *ALGOS)
     parser.add_argument("--algos", nargs="+", choices=names, default=list(names))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     options = parser.parse_args()
     for env_id, algo, seed in cells():
         done = {cell_of(row) for row in read_rows(options.csv)}
-        wanted = env_id in options.envs and algo in options.algos and seed in options.seeds
-        if wanted and (env_id, algo, seed) not in done:
+        selected = env_id in options.envs and algo in options.algos and seed in options.seeds
+        if selected and (env_id, algo, seed) not in done:
             if algo in CONTROLLERS:
                 _add(options.csv, COLUMNS, [_controller_row(env_id, algo)])
             else:
@@ -66,14 +72,15 @@ def cells() -> list[tuple[str, str, int]]:
     """Return id, agent and seed of every row, in the order of the table."""
     return [
         (env_id, algo, seed)
-        for env_id in ENV_IDS
+        for env_id in env_ids()
         for algo in (*controllers_of(env_id), *(a for a in ALGOS if env_id in algorithm(a).presets))
         for seed in (_seeds(env_id) if algo in ALGOS else [0])
     ]
 
 
 def _seeds(env_id: str) -> range:
-    return PICTURE_SEEDS if env_id in PIXEL_IDS else SEEDS
+    task = registered(env_id)
+    return PIXEL_SEEDS if task is not None and env_id == task.pixel_id else SEEDS
 
 
 def cell_of(row: dict[str, Any]) -> tuple[str, str, int]:
@@ -95,14 +102,14 @@ def _add(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> No
 
 
 def _controller_row(env_id: str, algo: str) -> dict[str, Any]:
-    returns = evaluate(load_agent(env_id, algo))
+    evaluation = evaluate(load_agent(env_id, algo))
     facts = {"env_id": env_id, "algo": algo, "seed": "", "steps": "", "seconds": "", "sha256": ""}
-    return {**facts, **_score(returns)}
+    return {**facts, **_score(evaluation)}
 
 
 def _train_cell(env_id: str, algo: str, seed: int, options: argparse.Namespace) -> None:
     learner = algorithm(algo)
-    config = learner.config(env_id=env_id, seed=seed, **learner.presets[env_id])
+    config = learner.config(env_id=env_id, seed=seed, **learner.preset(env_id))
     folder = options.runs / f"{env_id}-{algo}-{seed}"
     begun = (folder / "checkpoint.safetensors").is_file()
     if folder.exists() and not begun:
@@ -143,7 +150,8 @@ def bundled_seed(rows: list[dict[str, Any]], env_id: str, algo: str) -> int:
     return min(seeds, default=0)
 
 
-def _score(returns: npt.NDArray[np.float64]) -> dict[str, float]:
+def _score(evaluation: Evaluation) -> dict[str, float]:
+    returns = evaluation.returns
     return {
         "mean": round(float(returns.mean()), 1),
         "std": round(float(returns.std()), 1),
@@ -158,7 +166,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         " | steps | seconds, slowest seed |",
         "|---|---|---|---|---|---|---|",
     ]
-    for env_id in ENV_IDS:
+    for env_id in env_ids():
         for algo in (*CONTROLLERS, *ALGOS):
             mine = [row for row in rows if (row["env_id"], row["algo"]) == (env_id, algo)]
             if not mine:
@@ -180,7 +188,7 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
     """Draw the learning curve of every seed, a panel per id and algorithm."""
     from matplotlib.figure import Figure
 
-    env_ids = [env_id for env_id in ENV_IDS if any(row["env_id"] == env_id for row in curves)]
+    env_ids = [env_id for env_id in env_ids() if any(row["env_id"] == env_id for row in curves)]
     if not env_ids:
         return
     figure = Figure(figsize=(10, 2.6 * len(env_ids)), layout="constrained")
@@ -192,7 +200,8 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
                 if mine:
                     steps = [int(row["steps"]) / 1000 for row in mine]
                     panel.plot(steps, [float(row["return"]) for row in mine], label=f"seed {seed}")
-            panel.axhline(475, color="grey", linewidth=0.8, linestyle="--")
+            solved = gym.spec(env_id).reward_threshold or 0
+            panel.axhline(solved, color="grey", linewidth=0.8, linestyle="--")
             panel.set(title=f"{env_id}, {algo}", xlabel="environment steps (thousands)")
             panel.title.set_fontsize(9)
             if panel.get_legend_handles_labels()[0]:

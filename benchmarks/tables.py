@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import write_atomically
+from bullet_envs.agents.checkpoints import write_atomically
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,11 @@
-"""How long our agents and Stable-Baselines3's take to solve an environment."""
+"""``make bench``: throughput (``bullet-envs bench``), and the time that agents take to solve.
 
+Write all figures to a JSON file and their ratios into the README::
+
+    python -m benchmarks.time_to_solve --json docs/bench.json --readme README.md
+"""
+
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,13 +20,17 @@ from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewar
 from stable_baselines3.common.env_util import make_vec_env
 from tqdm import tqdm
 
-from ..bench import STATE_IDS, Ratio, print_ratios, ratio_of, spread
-from . import ALGOS, algorithm
-from .learned import LearnedAgent
-from .run import TORCH_THREADS, Run
+from bullet_envs import bench
+from bullet_envs.agents import ALGOS, Agent, algorithm
+from bullet_envs.agents.run import TORCH_THREADS, Run
+from bullet_envs.bench import CART_POLE, Ratio, print_ratios, ratio_of, spread
 
+from .tables import with_section
+
+PLATE = "BalancingPlate-v0"
 SOLVED = 475.0  # mean return of 20 episodes
-RACE_SEEDS = range(3)
+SEEDS = range(3)
+OURS = {"DQN": "dqn", "PPO": "sb3-ppo"}
 # https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams, CartPole-v1.
 ZOO: dict[str, dict[str, Any]] = {
     "DQN": {
@@ -51,7 +61,7 @@ ZOO: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Race:
+class TimeToSolve:
     """Trainings that take turns, a seed each.
 
     Args:
@@ -71,7 +81,7 @@ class Race:
         print(f"{self.title}\n")
         seconds: dict[str, list[float]] = {}
         solved: dict[str, int] = {}
-        turns = [(seed, name) for seed in RACE_SEEDS for name in self.trainings]
+        turns = [(seed, name) for seed in SEEDS for name in self.trainings]
         for seed, name in tqdm(turns, desc=self.title, unit="training", leave=False):
             start = time.perf_counter()
             solved[name] = solved.get(name, 0) + self.trainings[name](seed)
@@ -85,7 +95,7 @@ class Race:
             "title": self.title,
             "in_summary": self.in_summary,
             "seconds": {name: spread(of) for name, of in seconds.items()},
-            "seeds": len(RACE_SEEDS),
+            "seeds": len(SEEDS),
             "seeds_solved": solved,
             "ratios": ratios,
         }
@@ -94,42 +104,42 @@ class Race:
 class _UntilSolved(Run):
     """A training that stops at the first evaluation that solves the environment."""
 
-    def evaluate(self, agent: LearnedAgent) -> None:
+    def evaluate(self, agent: Agent) -> None:
         """Evaluate, and stop if that was good enough."""
         super().evaluate(agent)
-        self.stopped |= self.best_return >= SOLVED
+        self.stopped |= (self.best_return or 0.0) >= SOLVED
 
 
-def races() -> list[Race]:
+def sections() -> list[TimeToSolve]:
     """Return the trainings whose time to solve is compared.
 
     Those of SB3 are for the cart-pole alone: nobody has published settings for the plate.
     """
-    cart_pole, plate = STATE_IDS
+    cart_pole, plate = CART_POLE, PLATE
     ours = {
         env_id: {f"our {algo} on {env_id}": _ours(algo, env_id) for algo in ALGOS}
-        for env_id in STATE_IDS
+        for env_id in (cart_pole, plate)
     }
     theirs = {f"SB3 {algo} on {cart_pole}": _sb3(algo, cart_pole) for algo in ZOO}
     ratios = [
-        Ratio(f"our {algo.lower()} on {cart_pole}", f"SB3 {algo} on {cart_pole}") for algo in ZOO
+        Ratio(f"our {OURS[algo]} on {cart_pole}", f"SB3 {algo} on {cart_pole}") for algo in ZOO
     ]
     return [
-        Race(f"time to solve {cart_pole}", {**ours[cart_pole], **theirs}, ratios),
-        Race(f"time to solve {plate}", ours[plate], []),
+        TimeToSolve(f"time to solve {cart_pole}", {**ours[cart_pole], **theirs}, ratios),
+        TimeToSolve(f"time to solve {plate}", ours[plate], []),
     ]
 
 
 def _ours(algo: str, env_id: str) -> Callable[[int], bool]:
     def solve(seed: int) -> bool:
         learner = algorithm(algo)
-        config = learner.config(env_id=env_id, seed=seed, **learner.presets[env_id])
+        config = learner.config(env_id=env_id, seed=seed, **learner.preset(env_id))
         with (
             tempfile.TemporaryDirectory() as folder,
             _UntilSolved(Path(folder) / "run", config, progress=False) as run,
         ):
             learner.train(config, run)
-            return run.best_return >= SOLVED
+            return (run.best_return or 0.0) >= SOLVED
 
     return solve
 
@@ -139,13 +149,13 @@ def _sb3(algo: str, env_id: str) -> Callable[[int], bool]:
 
     def solve(seed: int) -> bool:
         torch.set_num_threads(TORCH_THREADS)
-        learner = algorithm(algo.lower())
-        ours = learner.config(env_id=env_id, **learner.presets[env_id])
+        learner = algorithm(OURS[algo])
+        ours = learner.config(env_id=env_id, **learner.preset(env_id))
         settings = dict(ZOO[algo])
         envs = make_vec_env(env_id, settings.pop("n_envs"), seed=seed)
-        judges = make_vec_env(env_id, 20, seed=seed + 1000)
+        evaluation_envs = make_vec_env(env_id, 20, seed=seed + 1000)
         callback = EvalCallback(
-            judges,
+            evaluation_envs,
             StopTrainingOnRewardThreshold(SOLVED, verbose=0),
             n_eval_episodes=20,
             eval_freq=ours.eval_freq // envs.num_envs,
@@ -156,7 +166,56 @@ def _sb3(algo: str, env_id: str) -> Callable[[int], bool]:
         )
         model.learn(ours.n_timesteps, callback)
         envs.close()
-        judges.close()
+        evaluation_envs.close()
         return bool(callback.best_mean_reward >= SOLVED)
 
     return solve
+
+
+def main() -> None:
+    """Time everything, or the sections whose title has some words."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repeats", type=int, default=7, help="rounds of each section (7)")
+    parser.add_argument("--only", default="", help="a section's title, or part of several")
+    parser.add_argument("--json", type=Path, help="a file for all figures")
+    parser.add_argument("--readme", type=Path, help="a text whose section 'bench' to rewrite")
+    options = parser.parse_args()
+    if options.readme is not None:
+        if options.only:
+            parser.error(f"--only {options.only!r} and --readme must not be combined")
+        with_section(options.readme.read_text(), "bench", "")  # refuses before the time is spent
+    everything = [*bench.sections(), *sections()]
+    chosen = bench.choose(everything, options.only)
+    results = bench.run(chosen, options.repeats, options.json)
+    if options.readme is not None:
+        text = options.readme.read_text()
+        options.readme.write_text(with_section(text, "bench", summary(results)))
+
+
+def summary(results: dict[str, Any]) -> str:
+    """Return the ratios of a run as Markdown, with its date and machine."""
+    rates: list[str] = []
+    times: list[str] = []
+    for section in results["sections"]:
+        for ratio in section["ratios"] if section["in_summary"] else []:
+            names = [ratio["name"], ratio["over"]]
+            if (solved := section.get("seeds_solved")) is not None:
+                names = [f"{name} ({solved[name]} of {section['seeds']} seeds)" for name in names]
+            spread_of = f"{ratio['median']:.2f} | {ratio['low']:.2f} to {ratio['high']:.2f}"
+            line = f"| {' | '.join(names)} | {spread_of} |"
+            (rates if solved is None else times).append(line)
+    lines = []
+    for title, rows in (
+        ("steps per second (more is better)", rates),
+        ("seconds to solve (less is better)", times),
+    ):
+        if rows:
+            head = f"| {title}: ours | theirs | ours / theirs | quartiles |"
+            lines += [head, "|---|---|---|---|", *rows, ""]
+    rounds = f"{results['repeats']} rounds, trainings one for each seed"
+    lines.append(f"{results['date']}, {results['machine']}, {rounds}.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import tasks  # noqa: F401  (registers their ids)
 from .camera import Camera
-from .engine.urdf import read_joint_origin, read_links
+from .engine.urdf import read_joints, read_links
 from .registration import env_ids, register_envs, register_task, registered
 from .scene import Actuator, BodyScene, ContactFreeScene, Scene
 from .task import Task
@@ -32,7 +32,7 @@ __all__ = [
     "Scene",
     "Task",
     "World",
-    "read_joint_origin",
+    "read_joints",
     "read_links",
     "register_envs",
     "register_task",

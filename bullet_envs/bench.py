@@ -108,8 +108,8 @@ class Section:
         }
 
 
-def main(repeats: int, only: str = "", json_path: Path | None = None) -> dict[str, Any]:
-    """Time sections, print their tables and return all figures.
+def main(repeats: int, only: str = "", json_path: Path | None = None) -> None:
+    """Time sections and print their tables.
 
     Args:
         repeats: rounds of each section.
@@ -119,6 +119,15 @@ def main(repeats: int, only: str = "", json_path: Path | None = None) -> dict[st
     Raises:
         ValueError: no title contains ``only``, or ``repeats`` is below 1.
     """
+    run(choose(sections(), only), repeats, json_path)
+
+
+def run(chosen: Sequence[Any], repeats: int, json_path: Path | None = None) -> dict[str, Any]:
+    """Time some sections, print their tables and return all figures.
+
+    Raises:
+        ValueError: ``repeats`` is below 1.
+    """
     if repeats < 1:
         raise ValueError(f"repeats={repeats} must be 1 or more")
     results: dict[str, Any] = {
@@ -127,7 +136,6 @@ def main(repeats: int, only: str = "", json_path: Path | None = None) -> dict[st
         "repeats": repeats,
         "sections": [],
     }
-    chosen = choose(sections(), only)
     print(f"{results['date']}, {results['machine']}, median of {repeats} rounds\n")
     write(results, json_path)
     for section in chosen:
@@ -157,9 +165,9 @@ def write(results: dict[str, Any], path: Path | None) -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def profile() -> None:
-    """Print where the time of a step goes, single and vector, for each id."""
-    for env_id in env_ids():
+def profile(only: str | None = None) -> None:
+    """Print where the time of a step goes, single and vector, for one id or for each."""
+    for env_id in env_ids() if only is None else [only.rpartition(":")[2]]:
         for name, opener in (
             (env_id, _gym(env_id)),
             (_vector_name(env_id, 64), _vector(env_id, 64)),

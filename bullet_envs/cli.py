@@ -2,20 +2,21 @@
 
 import argparse
 import ast
+import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import gymnasium as gym
-from gymnasium.envs.registration import load_env_creator
-
-from . import ENV_IDS, PIXEL_IDS
+from . import __version__, env_ids, registered
 
 # Known without importing the agents, which would load torch.
-ALGOS = ("reinforce", "dqn", "ppo")
+ALGOS = ("reinforce", "dqn", "sb3-ppo")
 AGENTS = (*ALGOS, "lqr", "random")
+ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
+CONSTANTS = {"true": True, "false": False, "none": None}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,6 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 2 after a mistake of the user's."""
+    sys.path.append(os.getcwd())  # where my_package of --env my_package:MyTask-v0 may be
     parser = _build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -47,17 +49,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="bullet-envs", description="PyBullet environments and reference agents.")
+    parser.add_argument("--version", action="version", version=f"bullet-envs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     command = commands.add_parser("list", help="environments and their bundled agents")
     command.set_defaults(command=_list)
 
-    command = commands.add_parser("train", help="train an agent")
+    command = commands.add_parser("new", help="write a package with a robot and task of your own")
+    command.add_argument("name", metavar="NAME", help="of the package, e.g. my_arm")
+    command.add_argument(
+        "-o", "--output-folder", type=Path, default=Path(), help="where to put its folder"
+    )
+    command.set_defaults(command=_new)
+
+    _add_agent_commands(commands)
+
+    command = commands.add_parser("bench", help="time environments beside those of other suites")
+    command.add_argument("--repeats", type=int, default=7, help="rounds of each section (7)")
+    command.add_argument(
+        "--only", default="", metavar="WORDS", help="a section's title, or part of several"
+    )
+    command.add_argument(
+        "--env", type=str, help="import the package of module:Id and time that id alone"
+    )
+    command.add_argument("--json", type=Path, help="a file for all figures")
+    command.add_argument(
+        "--profile", action="store_true", help="show where a step's time goes, and nothing else"
+    )
+    command.set_defaults(command=_bench)
+    return parser
+
+
+def _add_agent_commands(commands: Any) -> None:
+    """Add the commands that need the extra ``[agents]``."""
+    command = commands.add_parser(
+        "train",
+        help="train an agent",
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "-h", "--help", action=_TrainHelp, help="show this and the settings of --algo"
+    )
     _add_env(command)
     command.add_argument("--algo", choices=ALGOS, required=True)
     command.add_argument("-n", "--n-timesteps", type=int, help="default: the preset of the id")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--eval-freq", type=int, help="steps between evaluations")
+    command.add_argument("--save-freq", type=int, help="steps between checkpoints")
     command.add_argument(
         "-params",
         "--hyperparams",
@@ -75,57 +114,74 @@ def _build_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_train)
 
     command = commands.add_parser(
-        "evaluate", aliases=["enjoy"], help="play an agent on unseen starts and print its returns"
+        "evaluate", aliases=["enjoy"], help="play an agent from unseen initial states"
     )
     _add_agent(command)
     command.add_argument("--eval-episodes", type=int, default=100)
     command.set_defaults(command=_evaluate)
 
-    command = commands.add_parser("record", help="film an agent")
+    command = commands.add_parser("record", help="record a video of an agent")
     _add_agent(command)
-    command.add_argument("--seed", type=int, default=0, help="of the start")
+    command.add_argument("--seed", type=int, default=0, help="of the initial state")
     command.add_argument("-o", "--output-folder", type=Path, default=Path("videos"))
     command.add_argument("--gif", action="store_true", help="also a small GIF of the first 5 s")
     command.set_defaults(command=_record)
 
-    command = commands.add_parser(
-        "observability", help="whether pictures carry the state: an LQR on what a network sees"
-    )
-    command.add_argument("--env", choices=PIXEL_IDS, required=True)
-    command.add_argument("--size", type=int, default=64, help="of a picture, in pixels")
-    command.add_argument("--stride", type=int, default=2, help="actions between pictures")
-    command.add_argument("--supersampling", type=int, default=1)
-    command.add_argument("--eval-episodes", type=int, default=100)
-    command.set_defaults(command=_observability)
+    if _has_agents():
+        command = commands.add_parser("demo", help="train, evaluate and record in about a minute")
+        command.add_argument("-f", "--log-folder", type=Path, default=Path("runs/demo"))
+        command.add_argument("-o", "--output-folder", type=Path, default=Path("videos/demo"))
+        command.set_defaults(command=_demo)
 
-    command = commands.add_parser("demo", help="train, evaluate and film in about a minute")
-    command.add_argument("-f", "--log-folder", type=Path, default=Path("runs/demo"))
-    command.add_argument("-o", "--output-folder", type=Path, default=Path("videos/demo"))
-    command.set_defaults(command=_demo)
 
-    command = commands.add_parser("bench", help="time environments and agents beside their peers")
-    command.add_argument("--repeats", type=int, default=7, help="turns of each contender (7)")
-    command.add_argument(
-        "--only", default="", metavar="WORDS", help="a section's title, or part of several"
-    )
-    command.add_argument("--json", type=Path, help="a file for all figures")
-    command.add_argument("--readme", type=Path, help="a text whose section 'bench' to rewrite")
-    command.add_argument(
-        "--profile", action="store_true", help="show where a step's time goes, and nothing else"
-    )
-    command.set_defaults(command=_bench)
-    return parser
+class _TrainHelp(argparse.Action):
+    """Prints the help of ``train``, and the settings of the algorithm that was named before."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        algo = getattr(namespace, "algo", None)
+        if algo is None:
+            named = ", ".join(f"train --algo {name} --help" for name in ALGOS)
+            parser.epilog = f"The settings for --hyperparams of an algorithm: {named}"
+        else:
+            parser.epilog = _settings_text(algo)
+        parser.print_help()
+        parser.exit()
+
+
+def _settings_text(algo: str) -> str:
+    try:
+        from .agents import settings_help
+    except ModuleNotFoundError as error:
+        return f"settings of {algo}: {error}: pip install 'bullet-envs[agents]'"
+    lines = [f"settings of {algo} for --hyperparams, with their defaults:"]
+    for name, default, meaning in settings_help(algo):
+        shown = str(default).replace(" ", "") if isinstance(default, tuple) else default
+        lines += [f"  {name}:{shown}", f"        {meaning}"]
+    return "\n".join(lines)
+
+
+def _has_agents() -> bool:
+    return importlib.util.find_spec("torch") is not None
 
 
 def _add_env(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--env", choices=ENV_IDS, required=True)
+    parser.add_argument("--env", required=True, help=ENV_HELP)
     parser.add_argument(
         "--env-kwargs",
         nargs="+",
         type=_pair,
         default=[],
         metavar="KEY:VALUE",
-        help="keywords of the environment, e.g. force:5 physics_hz:200",
+        help="keywords of the environment, e.g. force:5 continuous:true",
     )
 
 
@@ -143,50 +199,68 @@ def _pair(text: str) -> tuple[str, Any]:
     key, colon, value = text.partition(":")
     if not (key and colon):
         raise argparse.ArgumentTypeError(f"{text!r} must be KEY:VALUE")
+    if value.lower() in CONSTANTS:
+        return key, CONSTANTS[value.lower()]
     try:
         return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return key, value
 
 
-def _check_env(options: argparse.Namespace) -> None:
-    """Refuse keywords that the environment does not have."""
-    spec = gym.spec(options.env)
-    create: Any = load_env_creator(str(spec.entry_point))
-    if "render_mode" in (keywords := dict(options.env_kwargs)):
-        raise ValueError("render_mode is for the command to choose; --env-kwargs cannot set it")
-    create(**{**spec.kwargs, **keywords}).close()
+def _env_config(options: argparse.Namespace) -> Any:
+    """Return the environment of a command, after making it once to check its keywords."""
+    from .agents import EnvConfig
+
+    config = EnvConfig(options.env, dict(options.env_kwargs))
+    config.make_bare().close()
+    return config
 
 
 def _load(options: argparse.Namespace) -> Any:
     from .agents import load_agent
 
-    _check_env(options)
-
+    _env_config(options)
     return load_agent(
         options.env, options.algo or options.trained_agent, **dict(options.env_kwargs)
     )
 
 
 def _list(options: argparse.Namespace) -> int:
-    for env_id in ENV_IDS:
+    import gymnasium as gym
+
+    for env_id in env_ids():
         spec = gym.spec(env_id)
-        print(f"{env_id}: {spec.max_episode_steps} actions, solved at {spec.reward_threshold:g}")
-        agents = [name for name in AGENTS if name != "lqr" or env_id not in PIXEL_IDS]
-        print(f"    agents: {', '.join(agents)}")
+        limit = f"{spec.max_episode_steps} actions" if spec.max_episode_steps else "no time limit"
+        solved = "" if spec.reward_threshold is None else f", solved at {spec.reward_threshold:g}"
+        print(f"{env_id}: {limit}{solved}")
+        if _has_agents():
+            from .agents import controllers_of, pretrained_card
+
+            bundled = [algo for algo in ALGOS if pretrained_card(env_id, algo).is_file()]
+            print(f"    agents: {', '.join((*bundled, *controllers_of(env_id)))}")
+    if not _has_agents():
+        print("agents: pip install 'bullet-envs[agents]'")
+    return 0
+
+
+def _new(options: argparse.Namespace) -> int:
+    from .template import write_package
+
+    folder = write_package(options.name, options.output_folder)
+    print(f"{folder}\nnext: pip install -e '{folder}[test]' && pytest {folder}")
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
-    from .agents import algorithm
+    from .agents import algorithm, new_agent
 
     given = dict(options.hyperparams)
-    for name in ("n_timesteps", "eval_freq"):
+    for name in ("n_timesteps", "eval_freq", "save_freq"):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
     learner = algorithm(options.algo)
-    settings = {**learner.presets.get(options.env, {}), **given}
-    _check_env(options)
+    _env_config(options)
+    settings = {**learner.preset(options.env), **given}
     known = [
         name
         for name in learner.config.__dataclass_fields__
@@ -197,12 +271,18 @@ def _train(options: argparse.Namespace) -> int:
     config = learner.config(
         env_id=options.env, env_kwargs=dict(options.env_kwargs), seed=options.seed, **settings
     )
-    learner.agent(*config.of_agent)  # before anything is written
+    new_agent(learner.policy, config.env, config.hidden)  # refuses before anything is written
     folder = _run_folder(options)
-    finished, run = _run_training(learner, config, folder, options.resume, options.no_progress)
-    print(f"{run.steps} steps in {run.seconds:.0f} s, best return {run.best_return:.1f}: {folder}")
-    if not finished:
-        print("stopped before its end; the same command with --resume goes on", file=sys.stderr)
+    run = _run_training(learner, config, folder, options.resume, options.no_progress)
+    best = "" if run.best_return is None else f", best return {run.best_return:.1f}"
+    print(f"{run.steps} steps in {run.seconds:.0f} s{best}: {folder}")
+    if run.stopped:
+        kept = run.steps - run.steps_to_replay
+        print(
+            f"stopped: the same command with --resume goes on from step {kept}"
+            + (f" and takes {run.steps_to_replay} steps again" if run.steps_to_replay else ""),
+            file=sys.stderr,
+        )
         return 130
     print(f"next: bullet-envs evaluate --env {options.env} -i {folder}")
     return 0
@@ -211,21 +291,31 @@ def _train(options: argparse.Namespace) -> int:
 def _run_folder(options: argparse.Namespace) -> Path:
     """Return the newest run's folder to resume, or the next free one."""
     parent = options.log_folder / options.algo
-    stem = f"{options.env}_seed{options.seed}_"
+    stem = f"{_file_name(options.env)}_seed{options.seed}_"
     numbers = (path.name.removeprefix(stem) for path in parent.glob(f"{stem}*"))
     newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    if options.resume and not newest:
+        raise FileNotFoundError(
+            f"nothing to resume: {options.log_folder} has no {options.algo} training of"
+            f" {options.env} with seed {options.seed}"
+        )
     folder: Path = parent / f"{stem}{newest if options.resume else newest + 1}"
     return folder
 
 
+def _file_name(env_id: str) -> str:
+    """Return an id as part of a file name: without the module, and without slashes."""
+    return env_id.rpartition(":")[2].replace("/", "-")
+
+
 def _run_training(
     learner: Any, config: Any, folder: Path, resume: bool = False, quiet: bool = False
-) -> tuple[bool, Any]:
+) -> Any:
     from .agents.run import Run
 
     with Run(folder, config, resume, progress=not quiet) as run:
         learner.train(config, run)
-    return not run.stopped, run
+    return run
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -235,43 +325,46 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise ValueError(f"--eval-episodes {options.eval_episodes} must lie from 1 to 1000000")
     agent = _load(options)
     seeds = range(EVALUATION_SEEDS.start, EVALUATION_SEEDS.start + options.eval_episodes)
-    returns = evaluate(agent, seeds, deterministic=not options.stochastic)
-    _print_table({agent.algo: returns}, options.env)
+    evaluation = evaluate(agent, seeds, deterministic=not options.stochastic)
+    _print_table({agent.algo: evaluation}, options.env)
     return 0
 
 
-def _print_table(returns: dict[str, Any], env_id: str) -> None:
-    count = len(next(iter(returns.values())))
-    print(f"\n{env_id}, return over {count} unseen starts")
-    print(f"{'agent':<12}{'mean':>8}{'std':>8}{'worst':>8}")
-    for name, values in returns.items():
-        print(f"{name:<12}{values.mean():>8.1f}{values.std():>8.1f}{values.min():>8.0f}")
+def _print_table(evaluations: dict[str, Any], env_id: str) -> None:
+    count = len(next(iter(evaluations.values())).returns)
+    print(f"\n{env_id}, return of {count} episodes from unseen initial states")
+    print(f"{'agent':<12}{'mean':>8}{'std':>8}{'worst':>8}{'length':>8}")
+    for name, evaluation in evaluations.items():
+        returns, length = evaluation.returns, evaluation.lengths.mean()
+        print(
+            f"{name:<12}{returns.mean():>8.1f}{returns.std():>8.1f}{returns.min():>8.1f}"
+            f"{length:>8.1f}"
+        )
 
 
 def _record(options: argparse.Namespace) -> int:
     if options.seed < 0:
         raise ValueError(f"--seed {options.seed} must be 0 or more")
     agent = _load(options)
-    path = _film(agent, options.seed, options.output_folder, not options.stochastic)
+    path = _record_episode(agent, options.seed, options.output_folder, not options.stochastic)
     print(path)
     if options.gif:
         print(_gif(path))
     return 0
 
 
-def _film(agent: Any, seed: int, folder: Path, deterministic: bool = True) -> Path:
+def _record_episode(agent: Any, seed: int, folder: Path, deterministic: bool = True) -> Path:
     from tqdm import tqdm
 
     from . import Recorder
 
     prefix = f"{agent.algo}-start{seed}"
-    bare = gym.make(agent.env_id, render_mode="rgb_array", **agent.env_kwargs)
-    recorder = Recorder(
-        bare, str(folder / agent.env_id), name_prefix=prefix, agent_hash=agent.weights_hash
-    )
-    # Around the recorder, so that the film has every frame of an action that is repeated.
-    env = agent.wrap(recorder)
-    with env, tqdm(desc="filming", unit="action", mininterval=0.5) as bar:
+    folder = folder / _file_name(agent.env_id)
+    bare = agent.env.make_bare(render_mode="rgb_array")
+    recorder = Recorder(bare, str(folder), name_prefix=prefix, agent_hash=agent.weights_hash)
+    # Around the recorder, so that the video has every frame of an action that is repeated.
+    env = agent.env.wrap(recorder)
+    with env, tqdm(desc="recording", unit="action", mininterval=0.5) as bar:
         observation, _ = env.reset(seed=seed)
         ended = False
         while not ended:
@@ -279,39 +372,28 @@ def _film(agent: Any, seed: int, folder: Path, deterministic: bool = True) -> Pa
             observation, _, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
             bar.update()
-    path: Path = folder / agent.env_id / f"{prefix}-episode-0.mp4"
-    return path
+    return folder / f"{prefix}-episode-0.mp4"
 
 
-def _gif(film: Path) -> Path:
-    """Write the first 5 seconds of a film at half its rate and 3/4 of its size."""
+def _gif(video: Path) -> Path:
+    """Write the first 5 seconds of a video at half its rate and 3/4 of its size."""
     import imageio.v3 as iio
     from PIL import Image
 
-    fps = iio.immeta(film, plugin="FFMPEG")["fps"]
-    pictures = []
-    for count, frame in enumerate(iio.imiter(film, plugin="FFMPEG")):
+    fps = iio.immeta(video, plugin="FFMPEG")["fps"]
+    images = []
+    for count, frame in enumerate(iio.imiter(video, plugin="FFMPEG")):
         if count >= 5 * fps:
             break
         if count % 2 == 0:
             height, width, _ = frame.shape
-            picture = Image.fromarray(frame).resize((width * 3 // 4, height * 3 // 4))
-            pictures.append(picture.quantize(64, dither=Image.Dither.NONE))
-    path = film.with_suffix(".gif")
-    pictures[0].save(
-        path, save_all=True, append_images=pictures[1:], duration=round(2000 / fps), loop=0
+            image = Image.fromarray(frame).resize((width * 3 // 4, height * 3 // 4))
+            images.append(image.quantize(64, dither=Image.Dither.NONE))
+    path = video.with_suffix(".gif")
+    images[0].save(
+        path, save_all=True, append_images=images[1:], duration=round(2000 / fps), loop=0
     )
     return path
-
-
-def _observability(options: argparse.Namespace) -> int:
-    from .agents.observability import measure, table
-
-    row = measure(
-        options.env, options.size, options.stride, options.supersampling, options.eval_episodes
-    )
-    print(table([row]))
-    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -323,23 +405,41 @@ def _demo(options: argparse.Namespace) -> int:
     print(f"Training {algo} on {env_id}; Ctrl-C stops")
     learner = algorithm(algo)
     folder = _run_folder(options)
-    config = learner.config(env_id=env_id, **learner.presets[env_id])
-    finished, _ = _run_training(learner, config, folder)
-    if not finished:
+    config = learner.config(env_id=env_id, **learner.preset(env_id))
+    if _run_training(learner, config, folder).stopped:
         return 130
     trained = load_agent(env_id, folder)
     agents = [load_agent(env_id, "random"), load_agent(env_id, "lqr"), trained]
     _print_table({agent.algo: evaluate(agent) for agent in agents}, env_id)
-    path = _film(trained, 0, options.output_folder)
-    print(f"\nfilm: {path}\nfacts: {path.with_suffix('.json')}\nagent: {folder}")
+    path = _record_episode(trained, 0, options.output_folder)
+    print(f"\nvideo: {path}\nfacts: {path.with_suffix('.json')}\nagent: {folder}")
     return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
     from . import bench
 
+    if options.env is not None:
+        _import_package(options.env)
     if options.profile:
-        bench.profile()
+        bench.profile(options.env)
     else:
-        bench.main(options.repeats, options.only, options.json, options.readme)
+        only = options.only or ("" if options.env is None else options.env.rpartition(":")[2])
+        bench.main(options.repeats, only, options.json)
     return 0
+
+
+def _import_package(env_id: str) -> None:
+    """Import the package of ``module:Id``, whose tasks are then registered.
+
+    Raises:
+        ValueError: there is no such package, or it registers no such task.
+    """
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--env {env_id}: {error}") from None
+    if registered(name) is None:
+        raise ValueError(f"--env {env_id} must be a registered task: {', '.join(env_ids())}")

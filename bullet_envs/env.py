@@ -109,7 +109,7 @@ class BulletEnv(gym.Env[Observation, Any]):
         self._terminated = False
         if self._is_watched:
             self.render()
-        return self.observation(), dict(self.task.info(self._state)) if self._has_info else {}
+        return self.observation(), self._info() if self._has_info else {}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Act for one control period.
@@ -153,7 +153,7 @@ class BulletEnv(gym.Env[Observation, Any]):
                 info["reward_terms"], reward = terms, sum(terms.values())
             reward = float(reward)
         if self._has_info:
-            info.update(self.task.info(next_state))
+            info.update(self._info())
         if self._is_watched:
             self.render()
         if self.skip_observations and not terminated:
@@ -247,6 +247,11 @@ class BulletEnv(gym.Env[Observation, Any]):
         if self._simulation is not None:
             self.resynchronize()
         return {**self.__dict__, "_simulation": None, "_renderer": None}
+
+    def _info(self) -> dict[str, Any]:
+        """Return ``task.info`` of the present state, with Python's own numbers."""
+        info = self.task.info(self._state)  # type: ignore[arg-type]
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in info.items()}
 
     def _discard_engine(self) -> None:
         """Forget the engine, which may be half-way through a step; the state is that of before."""

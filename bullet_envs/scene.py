@@ -155,19 +155,24 @@ class BodyScene:
         return bodies
 
     def add_goal(
-        self, size: int, radius: float = 0.02, colour: Sequence[float] = (0.85, 0.15, 0.12)
+        self,
+        size: int,
+        radius: float = 0.02,
+        colour: Sequence[float] = (0.85, 0.15, 0.12),
+        origin: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> None:
         """Add numbers to the state that physics leaves as they are.
 
         Args:
-            size: how many. The first three are where a sphere is drawn: x, y, z, or 0 for those
-                that are missing (m).
+            size: how many. The first three are where a sphere is drawn, x, y and z from
+                ``origin``, or 0 for those that are missing (m).
             radius: of the sphere (m).
             colour: of the sphere: red, green, blue, 0 to 1.
+            origin: from which the numbers are counted (m).
         """
         for index in range(self._num_envs):
             marker = self._world.load_marker(radius, colour) if self._world.visible else None
-            goal = _Goal(size, marker)
+            goal = _Goal(size, marker, origin)
             self._readers[index].append(goal.read)
             self._placers[index].append((goal.place, self._columns(size)))
         self._width += size
@@ -246,9 +251,10 @@ class ContactFreeScene:
 class _Goal:
     """Numbers that stay as they were set, and the sphere that shows them."""
 
-    def __init__(self, size: int, marker: Body | None) -> None:
+    def __init__(self, size: int, marker: Body | None, origin: Sequence[float]) -> None:
         self._numbers: Sequence[float] = [0.0] * size
         self._marker = marker
+        self._origin = origin
 
     def read(self) -> Sequence[float]:
         return self._numbers
@@ -256,7 +262,8 @@ class _Goal:
     def place(self, numbers: Sequence[float]) -> None:
         self._numbers = list(numbers)
         if self._marker is not None:
-            self._marker.place_base((*numbers, 0.0, 0.0)[:3])
+            xyz = zip(self._origin, (*numbers, 0.0, 0.0), strict=False)
+            self._marker.place_base([a + b for a, b in xyz])
 
 
 def _place_joints(body: Body, joints: tuple[int, ...], columns: Sequence[Any]) -> None:

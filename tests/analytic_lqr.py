@@ -10,8 +10,14 @@ import numpy as np
 import bullet_envs
 from bullet_envs import assets
 
+
 def lqr_gain(
-    mass: np.ndarray, stiffness: np.ndarray, input_vector: np.ndarray, dt: float, tolerance: np.ndarray, effort: float
+    mass: np.ndarray,
+    stiffness: np.ndarray,
+    input_vector: np.ndarray,
+    dt: float,
+    tolerance: np.ndarray,
+    effort: float,
 ) -> tuple[Array, Array]:
     """Return the gain and the cost matrix of a sampled mechanical system.
 

@@ -4,6 +4,7 @@ This file does not import PyBullet.
 """
 
 import functools
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -45,13 +46,36 @@ def read_links(path: str | os.PathLike[str]) -> dict[str, Link]:
     return {link.attrib["name"]: _link(link) for link in _parse(path).findall("link")}
 
 
+@dataclass(frozen=True)
+class Joint:
+    """What a URDF says of a joint.
+
+    Args:
+        origin: where it is in the frame of its parent link: x, y, z (m).
+        lower: its lower limit (m or rad), -inf without one.
+        upper: its upper limit (m or rad), inf without one.
+        effort: the greatest force (N) or torque (N·m); Bullet applies it to motors only.
+        damping: viscous, N·s/m or N·m·s/rad.
+        friction: Coulomb, N or N·m.
+    """
+
+    origin: tuple[float, ...]
+    lower: float
+    upper: float
+    effort: float
+    damping: float
+    friction: float
+
+
 @functools.cache
-def read_joint_origin(path: str | os.PathLike[str], joint: str) -> tuple[float, ...]:
-    """Return where a joint is in the frame of its parent link: x, y, z (m)."""
-    for element in _parse(path).findall("joint"):
-        if element.attrib["name"] == joint:
-            return _numbers(element, "origin", "xyz")
-    raise ValueError(f"{os.fspath(path)} has no joint {joint!r}")
+def read_joints(path: str | os.PathLike[str]) -> dict[str, Joint]:
+    """Return the joints of a URDF by name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a URDF.
+    """
+    return {joint.attrib["name"]: _joint(joint) for joint in _parse(path).findall("joint")}
 
 
 def _parse(path: str | os.PathLike[str]) -> ElementTree.Element:
@@ -68,6 +92,21 @@ def _link(element: ElementTree.Element) -> Link:
         centre=_numbers(element, "inertial/origin", "xyz"),
         collision_size=_size(element.find("collision/geometry")),
         visual_size=_size(element.find("visual/geometry")),
+    )
+
+
+def _joint(element: ElementTree.Element) -> Joint:
+    limited = element.find("limit") is not None and element.get("type") != "continuous"
+    lower, upper = _numbers(element, "limit", "lower", "upper", default="0") if limited else (0, 0)
+    if lower >= upper:  # Bullet takes this for no limit
+        lower, upper = -math.inf, math.inf
+    return Joint(
+        origin=_numbers(element, "origin", "xyz"),
+        lower=lower,
+        upper=upper,
+        effort=_numbers(element, "limit", "effort", default="0")[0],
+        damping=_numbers(element, "dynamics", "damping", default="0")[0],
+        friction=_numbers(element, "dynamics", "friction", default="0")[0],
     )
 
 

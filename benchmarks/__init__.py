@@ -1,0 +1,1 @@
+"""Measurements behind the README's claims: run from the repository, not part of the wheel."""
