@@ -56,7 +56,7 @@ class PlanarArm(Task):
         """Load the arms, and show their targets at the height of the fingertips."""
         scene = BodyScene(world, num_envs, self.actuators)
         scene.add_robot(URDF, joints=("shoulder", "elbow"))
-        scene.add_goal(2, radius=TOLERANCE, origin=(0.0, 0.0, 0.07))
+        scene.add_goal(2, radius=TOLERANCE, colour=(0.1, 0.6, 0.2), origin=(0.0, 0.0, 0.07))
         return scene
 
     def rest(self) -> Sequence[float]:
