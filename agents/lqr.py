@@ -109,7 +109,8 @@ def _extrapolated(function: Callable[[Array], Array], widths: Array) -> Array:
             point[index] = h
             slopes.append((function(point) - function(-point)) / (2 * h))
         columns.append((4 * slopes[1] - slopes[0]) / 3)
-    return np.array(columns).T
+    jacobian: Array = np.array(columns).T
+    return jacobian
 
 
 def regulate(model: LinearModel, task: Task) -> Regulator:
@@ -179,10 +180,9 @@ class LQRPolicy(Policy):
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
         """Return the regulator's actions."""
         shares = -(observations - self._at_rest) @ self.gain.T / self._scales
-        if self._discrete is None:
-            return np.clip(shares, -1, 1).astype(np.float32)
-        distances = ((shares[:, None] - self._discrete) ** 2).sum(axis=2)
-        actions: npt.NDArray[Any] = distances.argmin(axis=1)
+        actions: npt.NDArray[Any] = np.clip(shares, -1, 1).astype(np.float32)
+        if self._discrete is not None:
+            actions = ((shares[:, None] - self._discrete) ** 2).sum(axis=2).argmin(axis=1)
         return actions
 
 

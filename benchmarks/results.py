@@ -18,7 +18,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from bullet_envs import env_ids, registered
+from bullet_envs import registered
 from bullet_envs.agents import (
     ALGOS,
     CONTROLLERS,
@@ -30,6 +30,7 @@ from bullet_envs.agents import (
 from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, Evaluation, evaluate
 from bullet_envs.agents.run import Run
+from bullet_envs.registration import env_ids
 
 from .tables import read_rows, with_section, write_rows
 
@@ -188,12 +189,12 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
     """Draw the learning curve of every seed, a panel per id and algorithm."""
     from matplotlib.figure import Figure
 
-    env_ids = [env_id for env_id in env_ids() if any(row["env_id"] == env_id for row in curves)]
-    if not env_ids:
+    plotted = [env_id for env_id in env_ids() if any(row["env_id"] == env_id for row in curves)]
+    if not plotted:
         return
-    figure = Figure(figsize=(10, 2.6 * len(env_ids)), layout="constrained")
-    panels = figure.subplots(len(env_ids), len(ALGOS), squeeze=False, sharey=True)
-    for line, env_id in zip(panels, env_ids, strict=True):
+    figure = Figure(figsize=(10, 2.6 * len(plotted)), layout="constrained")
+    panels = figure.subplots(len(plotted), len(ALGOS), squeeze=False, sharey=True)
+    for line, env_id in zip(panels, plotted, strict=True):
         for panel, algo in zip(line, ALGOS, strict=True):
             for seed in _seeds(env_id):
                 mine = [row for row in curves if cell_of(row) == (env_id, algo, seed)]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, env_ids, registered
+from . import __version__
+from .registration import env_ids, registered
 
 # Known without importing the agents, which would load torch.
 ALGOS = ("reinforce", "dqn", "sb3-ppo")
