@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bullet_envs.agents import Agent, load_agent
+from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.template import write_package
 
-from .tables import read_rows, write_rows
+from .tables import read_rows, with_section, write_rows
 
 ENV_ID = "planar_arm:PlanarArm-v0"
 SEEDS = range(5)
@@ -107,12 +108,28 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the Markdown table of the seeds."""
+    lines = [
+        "| seed | steps | seconds | targets reached | median, mm | 99th percentile, mm |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['seed']} | {int(row['steps']) // 1000} k | {float(row['seconds']):.0f} |"
+            f" {100 * float(row['reached']):.1f} % | {float(row['median_mm']):.1f} |"
+            f" {float(row['percentile_99_mm']):.1f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Fill the CSV files and draw the curves."""
+    """Fill the CSV files, draw the curves and rewrite the table of a document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--csv", type=Path, default=HERE / "custom_environment.csv")
     parser.add_argument("--curves", type=Path, default=HERE / "custom_environment_curves.csv")
     parser.add_argument("--plot", type=Path, default=Path("docs/custom_environment.png"))
+    parser.add_argument("--document", type=Path, default=Path("docs/custom_environment.md"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         package = write_package("planar_arm", Path(folder))
@@ -126,6 +143,10 @@ def main() -> None:
             write_rows(options.csv, COLUMNS, [*rows, row])
             write_rows(options.curves, CURVE_COLUMNS, [*curves, *curve])
     plot(read_rows(options.curves), options.plot)
+    text = with_section(
+        options.document.read_text(), "custom_environment", table(read_rows(options.csv))
+    )
+    write_atomically(options.document, text.encode())
 
 
 if __name__ == "__main__":
