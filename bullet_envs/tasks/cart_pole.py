@@ -53,9 +53,9 @@ class CartPole(Task):
                  The observation is the whole state.
 
     Pixels       With ``observer="pixels"``, the default of BulletCartPolePixels-v0, the
-                 observation is instead one picture, Box(0, 255, (64, 64, 3), uint8): a side view
+                 observation is instead one image, Box(0, 255, (64, 64, 3), uint8): a side view
                  1.6 m across that follows the cart. The rail's colours show where the cart is.
-                 The picture is drawn from the state alone, so speeds must be told from several.
+                 The image is drawn from the state alone, so speeds must be told from several.
                  Its keywords: :class:`~bullet_envs.observers.PixelObserver`.
 
     Reward       1 per action, the last one included; at most 500.
