@@ -10,6 +10,8 @@ import gymnasium as gym
 import pytest
 
 import bullet_envs
+from benchmarks import custom_environment
+from benchmarks.tables import read_rows
 from bullet_envs.cli import main
 from bullet_envs.template import EXAMPLE, write_package
 
@@ -112,6 +114,15 @@ def test_guide_and_package_train_alike():
     for command in commands("docs/custom_environment.md"):
         if command.startswith(("bullet-envs train", "bullet-envs evaluate", "bullet-envs record")):
             assert command in readme
+
+
+def test_guide_shows_what_was_measured():
+    """The guide's table is that of the CSV, and every seed solves the arm in five minutes."""
+    rows = read_rows(ROOT / "benchmarks" / "custom_environment.csv")
+    text = (ROOT / "docs" / "custom_environment.md").read_text(encoding="utf-8")
+    assert custom_environment.table(rows) in text
+    assert [int(row["seed"]) for row in rows] == [0, 1, 2, 3, 4]
+    assert all(float(row["reached"]) >= 0.95 and float(row["seconds"]) <= 300 for row in rows)
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md", "assets/README.md"])
