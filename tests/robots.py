@@ -105,6 +105,10 @@ class Shover(Task):
         eye=(0.0, -0.7, 0.9), target=(0.0, 0.0, 0.0), fov=45.0, shadow=False
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        self._require("speed", 0.01, 2, "m/s")
+
     @property
     def actuators(self):
         return (

@@ -276,7 +276,7 @@ def test_no_observation_element_is_constant():
         seen = []
         for seed in range(3):
             seen.append(gym.spaces.flatten(env.observation_space, env.reset(seed=seed)[0]))
-            for action in sample(env, 15, seed):
+            for action in sample(env, 8, seed):
                 seen.append(gym.spaces.flatten(env.observation_space, env.step(action)[0]))
         distinct = [len(np.unique(column)) for column in np.transpose(seen)]
         assert min(distinct) > 2, (env_id, distinct)
@@ -401,7 +401,7 @@ def test_frame(make, env_id):
     env.reset(seed=0)
     before = env.render()
     assert (before.dtype, before.shape) == (np.uint8, frame_shape(env_id))
-    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 20
+    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 10
     play(env, sample(env, 20))
     after = env.render()
     assert not np.shares_memory(before, after)
