@@ -26,7 +26,6 @@ class ElbowArm(Task):
     state_names: ClassVar = ("shoulder", "shoulder_rate", "elbow", "elbow_rate", "goal_x", "goal_y")
     max_episode_steps: ClassVar = 60
     reward_threshold: ClassVar = -5.0
-    envs_per_world: ClassVar = 5
     video_camera: ClassVar = Camera(eye=(0.0, -0.9, 0.9), target=(0.0, 0.0, 0.0), fov=45.0)
     agent_camera: ClassVar = Camera(
         eye=(0.0, 0.0, 1.2), target=(0.0, 0.0, 0.0), fov=45.0, shadow=False
@@ -72,10 +71,10 @@ class ElbowArm(Task):
         shoulder, _, elbow, _, x, y = state
         tip_x = 0.2 * np.cos(shoulder) + 0.2 * np.cos(shoulder + elbow)
         tip_y = 0.2 * np.sin(shoulder) + 0.2 * np.sin(shoulder + elbow)
-        return np.sqrt((tip_x - x) ** 2 + (tip_y - y) ** 2)
+        return np.hypot(tip_x - x, tip_y - y)
 
     def reward(self, state, action, next_state):
-        effort = sum((torque / self.torque) ** 2 for torque in action)
+        effort = sum(torque * torque for torque in action) / (self.torque * self.torque)
         nearer = self._distance(state) - self._distance(next_state)
         return {
             "distance": -self._distance(next_state),
@@ -102,10 +101,13 @@ class Shover(Task):
     max_episode_steps: ClassVar = 80
     discrete_actions: ClassVar = ((-1.0, 0.0), (1.0, -1.0), (1.0, 1.0))
     gravity: ClassVar = 9.81
-    envs_per_world: ClassVar = 3
     agent_camera: ClassVar = Camera(
         eye=(0.0, -0.7, 0.9), target=(0.0, 0.0, 0.0), fov=45.0, shadow=False
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._require("speed", 0.01, 2, "m/s")
 
     @property
     def actuators(self):
