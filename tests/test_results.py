@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BUNDLED, PIXEL_IDS
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
 from test_agents import tiny
 
 import bullet_envs
