@@ -55,6 +55,9 @@ class Task(ABC):
         reward_threshold: the mean return at which the task counts as solved; None for no such.
         discrete_actions: what each ``Discrete`` action commands, in units of the actuators'
             scales; None for a task whose actions are continuous only.
+        has_equilibrium: whether :meth:`rest` is an equilibrium that a linear-quadratic regulator can
+            hold; the agent ``"lqr"`` is then offered. Joint friction rules it out: a joint that
+            sticks does not answer to a small torque.
         gravity: along -z (m/s²).
         envs_per_world: sub-environments of a vector environment that share a Bullet world, 1 to 31
             (any number for a ``ContactFreeScene``). More than 1 saves memory, 30 MB for each world,
@@ -81,6 +84,7 @@ class Task(ABC):
     max_episode_steps: ClassVar[int | None] = 500
     reward_threshold: ClassVar[float | None] = None
     discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = None
+    has_equilibrium: ClassVar[bool] = False
     gravity: ClassVar[float] = GRAVITY
     envs_per_world: ClassVar[int] = 1
     bullet_substeps: ClassVar[bool] = False

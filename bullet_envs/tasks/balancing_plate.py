@@ -132,6 +132,7 @@ class BalancingPlate(Task):
         *("ball_wx", "ball_wy", "ball_wz"),
     )
     reward_threshold: ClassVar[float | None] = 475.0
+    has_equilibrium: ClassVar[bool] = True
     discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = (
         (-1.0, -1.0),
         (-1.0, 1.0),

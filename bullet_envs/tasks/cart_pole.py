@@ -92,6 +92,7 @@ class CartPole(Task):
 
     state_names: ClassVar[tuple[str, ...]] = ("x", "x_dot", "theta", "theta_dot")
     reward_threshold: ClassVar[float | None] = 475.0
+    has_equilibrium: ClassVar[bool] = True
     discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = ((-1.0,), (1.0,))
     envs_per_world: ClassVar[int] = 32
     bullet_substeps: ClassVar[bool] = True
