@@ -169,7 +169,10 @@ def test_equals_singles_in_long_episodes(make_vec, env_id, steps):
     for _ in range(steps):
         assert_same(mine, theirs)
         actions = balance(env_id, mine)
-        (mine, _, terminated, truncated, _), (theirs, *_) = vector.step(actions), singles.step(actions)
+        (mine, _, terminated, truncated, _), (theirs, *_) = (
+            vector.step(actions),
+            singles.step(actions),
+        )
         ends += truncated.sum()
         assert not terminated.any()
     assert ends == (64 if steps > 500 else 0)
@@ -777,9 +780,7 @@ def test_sb3_adapter_carries_all_spaces(make_vec, env_id, kwargs):
 
 @pytest.mark.slow
 def test_sb3_learns_on_a_vector_environment(make_vec):
-    envs = VecMonitor(
-        GymnasiumVecEnv(make_vec("BulletCartPole-v0", 16, autoreset_mode="Disabled"))
-    )
+    envs = VecMonitor(GymnasiumVecEnv(make_vec("BulletCartPole-v0", 16, autoreset_mode="Disabled")))
     model = PPO("MlpPolicy", envs, n_steps=64, n_epochs=10, learning_rate=1e-3, seed=0)
     model.learn(20_000)
     mean, _ = evaluate_policy(model, envs, n_eval_episodes=16)
