@@ -386,7 +386,9 @@ def test_unknown_option(env_id, options):
     assert_refused(env_id, repr(list(options)[-1]), "legal: state", options=options, seed=5)
 
 
-@pytest.mark.parametrize("state", [5, 0, "x", "", [0.1], (), False, {"x"}, np.zeros((99, 99))], ids=named)
+@pytest.mark.parametrize(
+    "state", [5, 0, "x", "", [0.1], (), False, {"x"}, np.zeros((99, 99))], ids=named
+)
 def test_state_that_is_no_dict(env_id, state):
     """A state is a dict by name: a bare list of numbers would hide which is which."""
     assert_refused(env_id, shorten(state), "dict", options={"state": state})

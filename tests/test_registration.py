@@ -42,7 +42,10 @@ def module(tmp_path, monkeypatch):
 
     yield load
     sys.modules.pop("lab_of_mine", None)
-    for mapping, before in ((gym.registry, registry), (bullet_envs.registration._REGISTERED, tasks)):
+    for mapping, before in (
+        (gym.registry, registry),
+        (bullet_envs.registration._REGISTERED, tasks),
+    ):
         mapping.clear()
         mapping.update(before)
 

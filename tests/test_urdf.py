@@ -182,7 +182,13 @@ def test_velocity_motor(urdf, kind, max_force):
 def test_position_motor(urdf, kind):
     """In each physics step it means to go a share of the rest of its way, at no more than a speed."""
     actuator = Actuator(
-        joint="turn", scale=0.5, kind="position", centre=0.2, max_force=1e3, max_velocity=3, gain=0.2
+        joint="turn",
+        scale=0.5,
+        kind="position",
+        centre=0.2,
+        max_force=1e3,
+        max_velocity=3,
+        gain=0.2,
     )
     task = kind(path=str(urdf()), actuator=actuator)
     states = drive(task, 0.7, 12)
