@@ -587,6 +587,49 @@ def test_bad_actions(make_vec, actions, error):
     assert np.array_equal(states_of(envs), before)
 
 
+@pytest.mark.parametrize("wrong", [True, np.True_, 2, -1, 1.0, "1", None], ids=repr)
+def test_one_decoder(make_vec, wrong):
+    """What is no action alone is none in a vector environment, and is refused in the same words."""
+    env, envs = gym.make("BulletCartPole-v0").unwrapped, make_vec("BulletCartPole-v0", 2)
+    env.reset()
+    envs.reset()
+    with pytest.raises((TypeError, ValueError)) as alone:
+        env.step(wrong)
+    with pytest.raises((TypeError, ValueError)) as together:
+        envs.step([wrong, wrong])
+    assert alone.type is together.type
+    for caught in (alone, together):
+        assert "a whole number from 0 to 1" in str(caught.value)
+    env.close()
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_errors_are_short(make_vec, continuous):
+    """An error is one line of less than 250 characters, whatever it was given."""
+    envs = make_vec("BulletCartPole-v0", 600, continuous=continuous)
+    envs.reset(seed=0)
+    huge = np.zeros((600, 50)) if continuous else np.full(600, 7)
+    for call in (
+        lambda: envs.step(huge),
+        lambda: envs.step(huge.astype(object)),
+        lambda: envs.step(np.full((600, 1), np.nan)),
+        lambda: envs.step([[0.0]] * 599 + [[0.0, 1.0]]),
+        lambda: envs.reset(seed=[-1] * 600),
+        lambda: envs.reset(seed=[0] * 500),
+        lambda: envs.reset(seed="0" * 600),
+        lambda: envs.reset(options={"reset_mask": np.zeros(599, bool)}),
+        lambda: envs.reset(options={"reset_mask": [True] * 600}),
+        lambda: envs.reset(options=np.zeros(600)),
+        lambda: envs.reset(options={"x" * 600: 1}),
+        lambda: make_vec("BulletCartPole-v0", np.zeros((99, 99))),
+        lambda: make_vec("BulletCartPole-v0", 1, autoreset_mode=np.zeros((99, 99)).tolist()),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        message = str(caught.value).partition(" was raised from")[0]
+        assert "\n" not in message and len(message) < 250, message
+
+
 def test_a_bad_action_is_named(make_vec):
     """The error says whose action of many, not what all others were to do."""
     envs = make_vec("BulletCartPole-v0", 256)
