@@ -1,15 +1,15 @@
 """The controllers are the floor and the ceiling of every table, and oracles of the simulator."""
 
-import dataclasses
+import re
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from analytic_lqr import cart_pole_model, links, lqr_gain, plate_model
 from conftest import STATE_IDS
 
 from bullet_envs import assets
-from bullet_envs.agents import ALGOS, load_agent
-from bullet_envs.agents.controllers import cart_pole_model, lqr_gain, plate_model
+from bullet_envs.agents import ALGOS, EnvConfig, load_agent
 from bullet_envs.agents.evaluation import evaluate
 
 # The hand-made original, with a start from which its feeble torque can right the plate.
@@ -27,7 +27,7 @@ TWINS = {"CartPole-v1": "BulletCartPole-v0", "BulletCartPole-v0": "CartPole-v1"}
 @pytest.mark.parametrize("env_id", STATE_IDS)
 def test_lqr_solves_every_start(env_id, continuous):
     """The LQR lasts all 500 actions from 100 starts of 100, bang-bang and continuous."""
-    returns = evaluate(load_agent(env_id, "lqr", continuous=continuous))
+    returns = evaluate(load_agent(env_id, "lqr", continuous=continuous)).returns
     assert returns.shape == (100,)
     assert set(returns) == {500.0}
 
@@ -49,16 +49,18 @@ def test_lqr_holds_the_ball_in_the_middle(control_hz, continuous):
 
 def test_lqr_solves_the_original_plate():
     """The hand-made original, ball dropped from 2 cm, is held for 500 actions from 100 of 100."""
-    assert set(evaluate(load_agent("BalancingPlate-v0", "lqr", **ORIGINAL_PLATE))) == {500.0}
+    assert set(evaluate(load_agent("BalancingPlate-v0", "lqr", **ORIGINAL_PLATE)).returns) == {
+        500.0
+    }
 
 
 def test_the_original_cart_pole_runs():
     """The hand-made original's 50 N at 20 Hz are too coarse to balance with; continuous they do."""
     original = {"control_hz": 20, "force": 50, "x_limit": 10}
-    coarse = evaluate(load_agent("BulletCartPole-v0", "lqr", **original), range(20))
-    fine = evaluate(load_agent("BulletCartPole-v0", "lqr", continuous=True, **original), range(20))
-    assert 1 <= coarse.min() <= coarse.max() <= 500
-    assert set(fine) == {500.0}
+    coarse = load_agent("BulletCartPole-v0", "lqr", **original)
+    fine = load_agent("BulletCartPole-v0", "lqr", continuous=True, **original)
+    assert evaluate(coarse, range(20)).returns.mean() < 500
+    assert set(evaluate(fine, range(20)).returns) == {500.0}
 
 
 @pytest.mark.parametrize(
@@ -66,13 +68,13 @@ def test_the_original_cart_pole_runs():
 )
 def test_random_is_the_floor(env_id, low, high):
     """A random policy loses the ball in about 50 actions and the pole in about 22."""
-    assert low < evaluate(load_agent(env_id, "random")).mean() < high
+    assert low < evaluate(load_agent(env_id, "random")).returns.mean() < high
 
 
 def cart_pole_cost(physics_hz, start):
     """Return the cost that the LQR pays in the simulator, and the one that Riccati predicts."""
     tolerance, force = np.array([0.5, 0.1, 1.0, 0.5]), 10.0
-    model = cart_pole_model(assets.links("cart_pole.urdf"), 9.8)
+    model = cart_pole_model(links("cart_pole.urdf"), 9.8)
     gain, prediction = lqr_gain(*model, 1 / 50, tolerance, force)
     start = np.array(start)
     paid = 0.0
@@ -91,15 +93,15 @@ def cart_pole_cost(physics_hz, start):
 def plate_cost(axis, physics_hz, start):
     """Return the same two for one axis of the plate."""
     tolerance, effort = np.array([0.02, 0.05, 0.2, 0.4]), 0.001
-    links = assets.links("balancing_plate.urdf")
-    ball = assets.links("ball.urdf")["ball"]
-    height = links["plate"].size[2] / 2 + ball.size[0]
+    parts = links("balancing_plate.urdf")
+    ball = links("ball.urdf")["ball"]
+    height = parts["plate"].collision_size[2] / 2 + ball.collision_size[0]
     if axis == "roll":
-        sign, place, index, inertia = 1, "ball_x", 1, links["plate"].inertia[1]
+        sign, place, index, inertia = 1, "ball_x", 1, parts["plate"].inertia[1]
     else:
-        inertia = links["plate"].inertia[0] + links["ring"].inertia[0]
+        inertia = parts["plate"].inertia[0] + parts["ring"].inertia[0]
         sign, place, index = -1, "ball_y", 0
-    model = plate_model(inertia, ball.mass, ball.size[0], height, 9.8)
+    model = plate_model(inertia, ball.mass, ball.collision_size[0], height, 9.8)
     gain, prediction = lqr_gain(*model, 1 / 50, tolerance, effort)
 
     with gym.make("BalancingPlate-v0", continuous=True, physics_hz=physics_hz) as env:
@@ -107,7 +109,7 @@ def plate_cost(axis, physics_hz, start):
         # The ball's bottom is on the plate, so a tilt about the plate's centre carries it along.
         turned = sign * (s * np.cos(tilt) + height * np.sin(tilt))
         lifted = height * np.cos(tilt) - s * np.sin(tilt)
-        spin = {"ball_wy" if axis == "roll" else "ball_wx": s_dot / ball.size[0]}
+        spin = {"ball_wy" if axis == "roll" else "ball_wx": s_dot / ball.collision_size[0]}
         speed = {place.replace("_", "_v"): sign * s_dot}
         env.reset(options={"state": {axis: tilt, place: turned, "ball_z": lifted, **speed, **spin}})
         paid, x = 0.0, None
@@ -157,7 +159,7 @@ def test_plate_costs_what_riccati_predicts(axis, start):
 def test_riccati_predicts_less_than_any_other_gain_costs():
     """Half as much or twice as much of any of the gains costs more in the textbook model."""
     tolerance, effort, dt = np.array([0.5, 0.1, 1.0, 0.5]), 10.0, 1 / 50
-    mass, stiffness, push = cart_pole_model(assets.links("cart_pole.urdf"), 9.8)
+    mass, stiffness, push = cart_pole_model(links("cart_pole.urdf"), 9.8)
     best, prediction = lqr_gain(mass, stiffness, push, dt, tolerance, effort)
 
     # The same system sampled by 2000 small steps, not by lqr_gain's series.
@@ -190,7 +192,7 @@ def test_riccati_predicts_less_than_any_other_gain_costs():
 
 
 @pytest.mark.parametrize(
-    "env_id, file, link",
+    "env_id, name, link",
     [
         ("BulletCartPole-v0", "cart_pole.urdf", "pole"),
         ("BulletCartPole-v0", "cart_pole.urdf", "cart"),
@@ -198,27 +200,22 @@ def test_riccati_predicts_less_than_any_other_gain_costs():
         ("BalancingPlate-v0", "balancing_plate.urdf", "ring"),
     ],
 )
-def test_gains_come_from_the_urdf(monkeypatch, env_id, file, link):
+def test_gains_come_from_the_urdf(tmp_path, monkeypatch, env_id, name, link):
     """A body of twice the mass and inertia in the URDF changes the gains."""
-    before = load_agent(env_id, "lqr").gain
-    links = dict(assets.links(file))
-    heavier = tuple(2 * moment for moment in links[link].inertia)
-    links[link] = dataclasses.replace(links[link], mass=2 * links[link].mass, inertia=heavier)
-    original = assets.links
-    monkeypatch.setattr(assets, "links", lambda name: links if name == file else original(name))
-    after = load_agent(env_id, "lqr").gain
-    assert np.abs(after / np.where(before == 0, 1, before) - (before != 0)).max() > 0.01
+    before = load_agent(env_id, "lqr").policy.gain
+    original = assets.path
+    head, body = original(name).read_text().split(f'<link name="{link}">')
 
+    def doubled(found):
+        return f'{found[1]}="{2 * float(found[2])}"'
 
-def test_gains_are_for_the_keywords_given():
-    """Another control rate and another ball get other gains."""
-    gains = [
-        load_agent("BalancingPlate-v0", "lqr", **keywords).gain
-        for keywords in ({}, {"control_hz": 25}, {"ball_mass": 0.01}, {"torque": 0.01})
-    ]
-    for one in range(4):
-        for other in range(one):
-            assert not np.allclose(gains[one], gains[other], rtol=1e-3)
+    inertial, rest = body.split("</inertial>", 1)
+    heavier = re.sub(r'(value|i[xyz]{2})="([^"]*)"', doubled, inertial)
+    (tmp_path / name).write_text(f'{head}<link name="{link}">{heavier}</inertial>{rest}')
+    monkeypatch.setattr(assets, "path", lambda n: tmp_path / n if n == name else original(n))
+    after = load_agent(env_id, "lqr").policy.gain
+    used = np.abs(before) > 0.01 * np.abs(before).max()
+    assert np.abs(after[used] / before[used] - 1).max() > 0.01
 
 
 def lengths(env_id, weights, seeds):
@@ -269,7 +266,5 @@ def test_a_policy_moves_to_the_twin(home, abroad):
 def test_bundled_agent_moves_to_the_twin(algo):
     """The bundled networks solve Gymnasium's CartPole-v1, which they never saw: >= 475 over 100."""
     agent = load_agent("BulletCartPole-v0", algo)
-    agent.make_envs = lambda rows: gym.make_vec(
-        "CartPole-v1", rows, "sync", vector_kwargs={"autoreset_mode": "Disabled"}
-    )
-    assert evaluate(agent).mean() >= 475
+    agent.env = EnvConfig("CartPole-v1")
+    assert evaluate(agent).returns.mean() >= 475
