@@ -1,10 +1,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test test-all lint check results observability bench videos format clean
+.PHONY: help venv demo test test-all lint check results observability custom-environment bench videos format clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.installed ## install everything into .venv
 
@@ -40,6 +40,9 @@ results: venv ## train every agent with every seed and rewrite the README's tabl
 
 observability: venv ## measure again what the images tell, where its CSV has no row
 	$(BIN)/python -m benchmarks.observability
+
+custom-environment: venv ## train the guide's arm with every seed, where its CSV has no row
+	$(BIN)/python -m benchmarks.custom_environment
 
 bench: venv ## time the environments beside bare PyBullet and others
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import registered
+from ..registration import load_task
 from .agent import Agent, new_agent
 from .controllers import RandomPolicy
 from .environment import EnvConfig, bare_id
@@ -41,10 +42,17 @@ CONTROLLERS = ("lqr", "random")
 
 
 def controllers_of(env_id: str) -> tuple[str, ...]:
-    """Return the controllers for an id: the LQR must observe the state of a registered task."""
+    """Return the controllers for an id.
+
+    The LQR must observe the state of a registered task that has an equilibrium.
+    """
     task = registered(env_id)
-    observes_state = task is not None and bare_id(env_id) == task.state_id
-    return tuple(name for name in CONTROLLERS if name != "lqr" or observes_state)
+    is_regulated = (
+        task is not None
+        and bare_id(env_id) == task.state_id
+        and load_task(task.task).has_equilibrium
+    )
+    return tuple(name for name in CONTROLLERS if name != "lqr" or is_regulated)
 
 
 @dataclass(frozen=True)
@@ -167,10 +175,12 @@ def _controller(env: EnvConfig, name: str) -> Agent:
     if name not in controllers_of(env.env_id):
         others = ", ".join((*ALGOS, "random"))
         task = registered(env.env_id)
-        where = f": use it on {task.state_id}, or one of {others} here" if task else ""
+        where = ""
+        if task is not None and load_task(task.task).has_equilibrium:
+            where = f": use it on {task.state_id}, or one of {others} here"
         raise ValueError(
-            f"agent={name!r} needs to observe the state of a bullet_envs.Task, which {env.env_id}"
-            f" does not show{where}"
+            f"agent={name!r} needs to observe the state of a bullet_envs.Task with has_equilibrium,"
+            f" which {env.env_id} does not show{where}"
         )
 
     policy: Policy

@@ -53,7 +53,7 @@ class Evaluation:
 
 def ended_wait(envs: VectorEnv[Any, Any, Any]) -> bool:
     """Return whether ended sub-environments may be stepped on and stay as they are."""
-    return bool(envs.metadata.get("ended_wait", hasattr(envs.unwrapped, "task")))
+    return bool(envs.metadata.get("ended_wait", False))
 
 
 def run_episodes(

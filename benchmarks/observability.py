@@ -33,10 +33,11 @@ from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS
 from bullet_envs.agents.networks import Keypoints, build_network
 from bullet_envs.agents.run import TORCH_THREADS
+from bullet_envs.registration import env_ids
 
 from .tables import read_rows, with_section, write_rows
 
-PIXEL_IDS = ("BulletCartPolePixels-v0", "BalancingPlatePixels-v0")
+PIXEL_IDS = tuple(e for e in env_ids() if registered(e).pixel_id == e)  # type: ignore[union-attr]
 
 FRAMES = 3  # in a stack
 IMAGES = 5_000  # collected in each round

@@ -6,24 +6,29 @@ Write all figures to a JSON file and their ratios into the README::
 """
 
 import argparse
+import contextlib
+import functools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import gymnasium as gym
 import stable_baselines3
 import torch
 from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 from tqdm import tqdm
 
-from bullet_envs import bench
+from bullet_envs import bench, registered
 from bullet_envs.agents import ALGOS, Agent, algorithm
 from bullet_envs.agents.run import TORCH_THREADS, Run
+from bullet_envs.agents.wrappers import VectorActionRepeat
 from bullet_envs.bench import CART_POLE, Ratio, print_ratios, ratio_of, spread
+from bullet_envs.registration import env_ids
 
 from .tables import with_section
 
@@ -172,6 +177,38 @@ def _sb3(algo: str, env_id: str) -> Callable[[int], bool]:
     return solve
 
 
+def repeated_actions() -> bench.Section:
+    """Return what is saved by not drawing the frames between that nobody sees."""
+    ids = [env_id for env_id in env_ids() if registered(env_id).pixel_id == env_id]  # type: ignore[union-attr]
+    times = 2  # as the presets have
+    names = {env_id: f"{env_id}, 8 sub-environments, action repeat {times}" for env_id in ids}
+    cases, ratios = [], []
+    for env_id, name in names.items():
+        for wrapper, what in ((VectorActionRepeat, "last frame"), (_DrawEveryFrame, "every frame")):
+            opener = functools.partial(_open_repeated, env_id, wrapper, times)
+            cases.append(bench.Case(f"{name}, {what}", opener, 8 * times))
+        ratios.append(Ratio(cases[-2].name, cases[-1].name))
+    return bench.Section("repeated actions", cases, ratios)
+
+
+class _DrawEveryFrame(VectorActionRepeat):
+    """Repeats actions without a word to the environment."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        for _ in range(self._times):
+            result = self.env.step(actions)
+        return result
+
+
+@contextlib.contextmanager
+def _open_repeated(env_id: str, wrapper: Any, times: int) -> Iterator[bench.Loop]:
+    envs = wrapper(gym.make_vec(env_id, num_envs=8, autoreset_mode="Disabled"), times)
+    with contextlib.closing(envs):
+        envs.action_space.seed(0)
+        actions = [envs.action_space.sample() for _ in range(bench.BURST)]
+        yield lambda: envs.reset(seed=0), lambda count: envs.step(actions[count])
+
+
 def main() -> None:
     """Time everything, or the sections whose title has some words."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -184,7 +221,7 @@ def main() -> None:
         if options.only:
             parser.error(f"--only {options.only!r} and --readme must not be combined")
         with_section(options.readme.read_text(), "bench", "")  # refuses before the time is spent
-    everything = [*bench.sections(), *sections()]
+    everything = [*bench.sections(), repeated_actions(), *sections()]
     chosen = bench.choose(everything, options.only)
     results = bench.run(chosen, options.repeats, options.json)
     if options.readme is not None:

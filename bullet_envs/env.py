@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -109,7 +110,8 @@ class BulletEnv(gym.Env[Observation, Any]):
         self._terminated = False
         if self._is_watched:
             self.render()
-        return self.observation(), self._info() if self._has_info else {}
+        info = _plain(self.task.info(self._state)) if self._has_info else {}
+        return self.observation(), info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Act for one control period.
@@ -153,11 +155,12 @@ class BulletEnv(gym.Env[Observation, Any]):
                 info["reward_terms"], reward = terms, sum(terms.values())
             reward = float(reward)
         if self._has_info:
-            info.update(self._info())
+            info.update(_plain(self.task.info(next_state)))
         if self._is_watched:
             self.render()
         if self.skip_observations and not terminated:
-            return self._latest, reward, False, False, info
+            # A new object, since users keep observations.
+            return copy.deepcopy(self._latest), reward, False, False, info
         self._latest = observation = self._observe(next_state)
         return observation, reward, terminated, False, info
 
@@ -248,11 +251,6 @@ class BulletEnv(gym.Env[Observation, Any]):
             self.resynchronize()
         return {**self.__dict__, "_simulation": None, "_renderer": None}
 
-    def _info(self) -> dict[str, Any]:
-        """Return ``task.info`` of the present state, with Python's own numbers."""
-        info = self.task.info(self._state)  # type: ignore[arg-type]
-        return {k: v.item() if isinstance(v, np.generic) else v for k, v in info.items()}
-
     def _discard_engine(self) -> None:
         """Forget the engine, which may be half-way through a step; the state is that of before."""
         if self._simulation is not None:
@@ -264,3 +262,8 @@ class BulletEnv(gym.Env[Observation, Any]):
             raise ClosedEnvironmentError(f"{call}() after close(): call reset() first")
         if self._state is None:
             raise ResetNeeded(f"{call}() before reset(): call reset() first")
+
+
+def _plain(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an info with Python's numbers in place of NumPy's, which many a logger refuses."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in info.items()}

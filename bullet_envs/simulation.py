@@ -16,8 +16,8 @@ class Simulation:
     """The worlds and scenes of one or more sub-environments of a task.
 
     States and commands go in and come out as flat sequences of floats, sub-environment after
-    sub-environment. Sub-environments that share a world never touch, so each moves as it would
-    alone, to the bit.
+    sub-environment. Sub-environments that share a world never touch, and each moves as it would
+    alone, to the bit, if the task's robots allow for it (see ``Task.envs_per_world``).
 
     Args:
         task: the problem.

@@ -1,4 +1,4 @@
-"""Draws what the pixel ids show, enlarged above and at true size below: ``make films``."""
+"""Draws what the pixel ids show, enlarged above and at true size below: ``make videos``."""
 
 from pathlib import Path
 
@@ -29,21 +29,21 @@ def main() -> None:
     font = ImageFont.load_default(size=15)
     for env_id, states in STATES.items():
         with gym.make(env_id) as env:
-            pictures = [Image.fromarray(env.reset(options={"state": state})[0]) for state in states]
-        size = pictures[0].width
+            images = [Image.fromarray(env.reset(options={"state": state})[0]) for state in states]
+        size = images[0].width
         step = ENLARGED * size + MARGIN
         sheet = Image.new(
             "RGB", (MARGIN + step * len(states), LABEL + step + size + MARGIN), (232, 234, 238)
         )
         draw = ImageDraw.Draw(sheet)
-        for column, (picture, state) in enumerate(zip(pictures, states, strict=True)):
+        for column, (image, state) in enumerate(zip(images, states, strict=True)):
             left = MARGIN + column * step
             units = {"x": "m"}
             text = ", ".join(f"{k} {v:g} {units.get(k, 'rad')}" for k, v in state.items())
             draw.text((left, 5), text, (30, 32, 38), font)
-            large = picture.resize((ENLARGED * size,) * 2, Image.Resampling.NEAREST)
+            large = image.resize((ENLARGED * size,) * 2, Image.Resampling.NEAREST)
             sheet.paste(large, (left, LABEL))
-            sheet.paste(picture, (left, LABEL + step))
+            sheet.paste(image, (left, LABEL + step))
         sheet.save(Path(__file__).with_name(f"{env_id}.png"), optimize=True)
 
 

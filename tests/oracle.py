@@ -1,6 +1,6 @@
 """Independent integrators of both problems, and the table that chooses their physics rate.
 
-Nothing here asks Bullet for an answer except ``play``. Masses, sizes and inertias come from the
+Nothing here asks Bullet for an answer except ``simulate``. Masses, sizes and inertias come from the
 URDF files. ``python tests/oracle.py`` prints what each physics rate errs and costs.
 
 A state is an array whose last axis holds the columns of ``Task.state_names``, in SI units.
@@ -13,25 +13,25 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from bullet_envs import assets
-from bullet_envs.balancing_plate import BalancingPlate
-from bullet_envs.cart_pole import CartPole
-from bullet_envs.task import Task
-from bullet_envs.world import World, p
+from bullet_envs import Task, assets, read_links
+from bullet_envs.engine.silence import p
+from bullet_envs.simulation import Simulation
+from bullet_envs.tasks.balancing_plate import BalancingPlate
+from bullet_envs.tasks.cart_pole import CartPole
 
 Array = npt.NDArray[np.float64]
 Rates = Callable[[Array, Array], Array]  # state and effort to d(state)/dt
 
 GRAVITY = 9.8  # m/s^2
 
-CART = assets.links("cart_pole.urdf")["cart"]
-POLE = assets.links("cart_pole.urdf")["pole"]
-RING = assets.links("balancing_plate.urdf")["ring"]
-PLATE = assets.links("balancing_plate.urdf")["plate"]
-BALL = assets.links("ball.urdf")["ball"]
+CART = read_links(assets.path("cart_pole.urdf"))["cart"]
+POLE = read_links(assets.path("cart_pole.urdf"))["pole"]
+RING = read_links(assets.path("balancing_plate.urdf"))["ring"]
+PLATE = read_links(assets.path("balancing_plate.urdf"))["plate"]
+BALL = read_links(assets.path("ball.urdf"))["ball"]
 
-RADIUS = BALL.size[0]  # m
-HEIGHT = PLATE.size[2] / 2 + RADIUS  # m, a resting ball's centre above the plate's
+RADIUS = BALL.collision_size[0]  # m
+HEIGHT = PLATE.collision_size[2] / 2 + RADIUS  # m, a resting ball's centre above the plate's
 TURNED = {"pitch": RING.inertia[0] + PLATE.inertia[0], "roll": PLATE.inertia[1]}  # kg m^2, level
 
 # Columns of a plate's state.
@@ -40,11 +40,11 @@ POSITION, QUATERNION, VELOCITY, SPIN = slice(4, 7), slice(7, 11), slice(11, 14),
 
 
 def random_play(task: Task, runs: int, actions: int, seed: int = 0) -> tuple[Array, Array]:
-    """Return usual starts (runs, columns), and random full efforts (actions, runs, axes)."""
+    """Return usual initial states (runs, columns), and random full efforts (actions, runs, axes)."""
     rng = np.random.default_rng(seed)
-    starts = np.array([task.draw_start(rng) for _ in range(runs)])
-    signs = rng.choice([-1.0, 1.0], (actions, runs, len(task.directions[0])))
-    return starts, task.greatest_effort * signs
+    initial = np.array([task.sample_initial_state(rng) for _ in range(runs)])
+    scales = [actuator.scale for actuator in task.actuators]
+    return initial, scales * rng.choice([-1.0, 1.0], (actions, runs, len(scales)))
 
 
 def aloft() -> list[float]:
@@ -54,28 +54,24 @@ def aloft() -> list[float]:
     return state
 
 
-def play(task: Task, starts: Array, efforts: Array, **settings: float) -> Array:
+def simulate(task: Task, initial: Array, efforts: Array, **settings: float) -> Array:
     """Return what Bullet does: (actions + 1, runs, columns), given other engine settings."""
-    world = World(task.physics_hz, task.control_hz)
-    p.setPhysicsEngineParameter(**settings, physicsClientId=world.client)
-    scene = task.build(world)
-    states = np.empty((len(efforts) + 1, *starts.shape))
-    for run, start in enumerate(starts.tolist()):
-        scene.place({0: tuple(start)})
-        states[0, run] = scene.read()
+    simulation = Simulation(task)
+    p.setPhysicsEngineParameter(**settings, physicsClientId=simulation.world.client)
+    states = np.empty((len(efforts) + 1, *initial.shape))
+    for run, state in enumerate(initial.tolist()):
+        states[0, run] = simulation.set_state({0: state})[0]
         for step, effort in enumerate(efforts[:, run].tolist()):
-            scene.act(tuple(effort))
-            world.step()
-            states[step + 1, run] = scene.read()
-    world.close()
+            states[step + 1, run] = simulation.step(effort)
+    simulation.close()
     return states
 
 
-def rk4(rates: Rates, starts: Array, efforts: Array, control_hz: int, substeps: int = 3) -> Array:
-    """Return the exact solution in the shape of ``play``; 3 substeps leave less than 1e-6."""
+def rk4(rates: Rates, initial: Array, efforts: Array, control_hz: int, substeps: int = 3) -> Array:
+    """Return the exact solution in the shape of ``simulate``; 3 substeps leave less than 1e-6."""
     dt = 1 / control_hz / substeps
-    states = np.empty((len(efforts) + 1, *starts.shape))
-    states[0] = state = starts
+    states = np.empty((len(efforts) + 1, *initial.shape))
+    states[0] = state = initial
     for step, effort in enumerate(efforts):
         for _ in range(substeps):
             k1 = rates(state, effort)
@@ -88,9 +84,9 @@ def rk4(rates: Rates, starts: Array, efforts: Array, control_hz: int, substeps: 
 
 
 def in_play(task: Task, states: Array) -> npt.NDArray[np.bool_]:
-    """Return (actions + 1, runs), whether the run has not come to an end yet."""
-    ended = task.failed(tuple(np.moveaxis(states, -1, 0)))
-    return ~np.logical_or.accumulate(ended, axis=0)
+    """Return (actions + 1, runs), whether the run has not terminated yet."""
+    terminated = task.terminated(tuple(np.moveaxis(states, -1, 0)))
+    return ~np.logical_or.accumulate(terminated, axis=0)
 
 
 def cart_pole_rates(state: Array, force: Array) -> Array:
@@ -263,11 +259,11 @@ def linear_plate_rates(axis: str) -> Array:
 
 
 def rate_errors(
-    task: Task, truth: Array, starts: Array, efforts: Array
+    task: Task, truth: Array, initial: Array, efforts: Array
 ) -> tuple[Array, Array, float]:
-    """Return Bullet's errors of place (mm) and angle (deg), 0 after the end, and µs per action."""
+    """Return Bullet's errors of place (mm) and angle (deg), 0 once terminated, and µs per action."""
     began = time.perf_counter()
-    states = play(task, starts, efforts)
+    states = simulate(task, initial, efforts)
     microseconds = (time.perf_counter() - began) / efforts[..., 0].size * 1e6
     places, angles = ([0], [2]) if isinstance(task, CartPole) else (POSITION, [PITCH, ROLL])
     error = np.where(in_play(task, truth)[..., None], states - truth, 0)
@@ -287,8 +283,8 @@ def plate_rate_error(runs: int = 500) -> None:
 
 def _print_rate_errors(problem: Callable[..., Task], rates: Rates, runs: int) -> None:
     task = problem()
-    starts, efforts = random_play(task, runs, task.control_hz)
-    truth = rk4(rates, starts, efforts, task.control_hz)
+    initial, efforts = random_play(task, runs, task.control_hz)
+    truth = rk4(rates, initial, efforts, task.control_hz)
     half = task.control_hz // 2
     going = in_play(task, truth).mean(1)
     lines = [
@@ -298,7 +294,7 @@ def _print_rate_errors(problem: Callable[..., Task], rates: Rates, runs: int) ->
     ]
     for physics_hz in (50, 100, 200, 250, 500, 1000):
         place, angle, microseconds = rate_errors(
-            problem(physics_hz=physics_hz), truth, starts, efforts
+            problem(physics_hz=physics_hz), truth, initial, efforts
         )
         lines.append(
             f"{physics_hz:10d}  {place[: half + 1].max():9.2f}  {angle[: half + 1].max():5.2f}"

@@ -11,17 +11,16 @@ import pytest
 from conftest import STATE_IDS
 from gymnasium.spaces import Box, Discrete
 
-from bullet_envs import ENV_IDS, assets
-from bullet_envs.balancing_plate import BalancingPlate
-from bullet_envs.cart_pole import CartPole
-from bullet_envs.env import BalancingPlateEnv, BulletCartPoleEnv
-from bullet_envs.world import GRAVITY
+from bullet_envs import assets, read_links, registered
+from bullet_envs.engine import GRAVITY
+from bullet_envs.env import BulletEnv
+from bullet_envs.tasks.balancing_plate import BalancingPlate
+from bullet_envs.tasks.cart_pole import CartPole
 
-ENVS = {"BulletCartPole-v0": BulletCartPoleEnv, "BalancingPlate-v0": BalancingPlateEnv}
 TASKS = {"BulletCartPole-v0": CartPole, "BalancingPlate-v0": BalancingPlate}
-PLATE = assets.links("balancing_plate.urdf")["plate"]
-BALL = assets.links("ball.urdf")["ball"]
-HEIGHT = PLATE.size[2] / 2 + BALL.size[0]  # m, a resting ball's centre above the plate's
+PLATE = read_links(assets.path("balancing_plate.urdf"))["plate"]
+BALL = read_links(assets.path("ball.urdf"))["ball"]
+HEIGHT = PLATE.collision_size[2] / 2 + BALL.collision_size[0]  # m, a resting ball's centre above the plate's
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
 
@@ -124,30 +123,25 @@ def test_every_section_is_there(text):
     assert text["Versions"].startswith("v0")
 
 
-@pytest.mark.parametrize("env_id", ENV_IDS)
-def test_environment_shows_the_docstring_of_its_task(env_id):
-    """help() of the environment is the specification."""
-    state_id = env_id.replace("Pixels", "")
-    assert ENVS[state_id].__doc__ is TASKS[state_id].__doc__
-    assert type(gym.make(env_id).unwrapped) is ENVS[state_id]
-
-
 def test_scene():
     """Masses, sizes and gravity in the prose are those of the URDF files."""
-    links = {**assets.links("cart_pole.urdf"), **assets.links("balancing_plate.urdf")}
+    links = {
+        **read_links(assets.path("cart_pole.urdf")),
+        **read_links(assets.path("balancing_plate.urdf")),
+    }
     scene = prose(sections(CartPole)["Scene"])
     assert numbers(re.search(r"cart \((.*?)\)", scene)[1]) == [links["cart"].mass]
     pole = numbers(re.search(r"pole \((.*?)\)", scene)[1])
-    assert pole == [links["pole"].mass, links["pole"].size[2]]
+    assert pole == [links["pole"].mass, links["pole"].visual_size[2]]
     assert f"g = {GRAVITY} m/s^2" in scene
 
     scene = prose(sections(BalancingPlate)["Scene"])
     assert numbers(re.search(r"ring \((.*?)\)", scene)[1]) == [links["ring"].mass]
     plate = numbers(re.search(r"plate \((.*?)\)", scene)[1])
-    assert plate == [PLATE.mass, *PLATE.size]
+    assert plate == [PLATE.mass, *PLATE.collision_size]
     grams, radius = numbers(re.search(r"ball \((.*?)\)", scene)[1])
     assert grams / 1000 == pytest.approx(BALL.mass)
-    assert radius == BALL.size[0]
+    assert radius == BALL.collision_size[0]
     assert f"g = {GRAVITY} m/s^2" in scene
 
 
@@ -193,7 +187,12 @@ def test_action(env_id, text, env):
     rows = table(text["Action"], "value")
     assert [int(row["value"]) for row in rows] == list(range(int(env.action_space.n)))
     effort = next(name for name in rows[0] if re.search(r"\(N( m)?\)", name))
-    assert [tuple(numbers(row[effort])) for row in rows] == env.unwrapped.task.efforts
+    task = env.unwrapped.task
+    commands = [
+        tuple(share * one.scale for share, one in zip(shares, task.actuators, strict=True))
+        for shares in task.discrete_actions
+    ]
+    assert [tuple(numbers(row[effort])) for row in rows] == commands
     for row in rows:
         signs = re.findall(r"[+-]", row["meaning"])
         assert signs == ["+" if value > 0 else "-" for value in numbers(row[effort])]
@@ -208,7 +207,8 @@ def test_continuous_action(env_id, text):
         == TASKS[env_id](continuous=True).action_space
     )
     unit = re.search(r"units of ``(\w+)``", words)[1]
-    assert TASKS[env_id]().greatest_effort == getattr(TASKS[env_id](), unit)
+    task = TASKS[env_id]()
+    assert {actuator.scale for actuator in task.actuators} == {getattr(task, unit)}
 
 
 def test_observation(env_id, text, env):
@@ -238,10 +238,10 @@ def test_observation_shows_the_state(text, env):
 
 
 def test_pixels(env_id, text):
-    """The picture is of the stated space and as wide as stated where the camera looks."""
+    """The image is of the stated space and as wide as stated where the camera looks."""
     words = prose(text["Pixels"])
     pixel_id = re.search(r"the default of (\w+-v0)", words)[1]
-    assert pixel_id in ENV_IDS and pixel_id.replace("Pixels", "") == env_id
+    assert registered(env_id).pixel_id == pixel_id
     with gym.make(pixel_id) as env, gym.make(env_id, observer="pixels") as same:
         assert env.observation_space == space(re.search(r"Box\(.*uint8\)", words)[0])
         assert same.observation_space == env.observation_space
@@ -259,15 +259,6 @@ def test_mast():
     (tip,) = (each for each in root.iter("visual") if each.find("material").get("name") == "tip")
     assert float(tip.find("origin").get("xyz").split()[2]) == float(height)
     assert len(root.findall(".//collision")) == 1
-
-
-def test_units(text):
-    """A position is in m, an angle in rad, and a speed in either per second."""
-    for row in table(text["Observation"], "i"):
-        kind = "rad" if re.match("theta|pitch|roll", row["symbol"]) else "m"
-        speed = re.search(r"_dot|_rate|_v[xyz]", row["symbol"])
-        assert row["unit"] == kind + ("/s" if speed else "")
-        assert ("speed" in row["meaning"] or "velocity" in row["meaning"]) == bool(speed)
 
 
 def test_reward(text, env):
@@ -325,9 +316,9 @@ def test_legal_ranges(env_id, text, side):
         else:
             beyond = bound + outwards * max(abs(bound) * 1e-5, 1e-9)
         companions = COMPANIONS.get((name, side), {})
-        ENVS[env_id](**{name: bound}, **companions).close()
+        BulletEnv(TASKS[env_id], **{name: bound}, **companions).close()
         with pytest.raises(ValueError, match=f"{name}="):
-            ENVS[env_id](**{name: beyond}, **companions)
+            BulletEnv(TASKS[env_id], **{name: beyond}, **companions)
 
 
 def test_keywords_in_the_prose_work(env_id, text):
@@ -349,7 +340,7 @@ DRAWS = 10_000
 
 def drawn(task):
     rng = np.random.default_rng(0)
-    return np.array([task.draw_start(rng) for _ in range(DRAWS)])
+    return np.array([task.sample_initial_state(rng) for _ in range(DRAWS)])
 
 
 def assert_uniform(columns, half_width):
@@ -364,14 +355,14 @@ def assert_uniform(columns, half_width):
 
 
 @pytest.mark.parametrize("keywords", [{}, {"start_range": 0.2}], ids=str)
-def test_start_of_cart_pole(keywords):
+def test_initial_state_of_cart_pole(keywords):
     """The four columns are drawn from the range in the text, or from the keyword's."""
     low, high = numbers(re.search(r"U\((.*?)\)", sections(CartPole)["Start"])[1])
     assert (-low, high) == (CartPole().start_range,) * 2
     task = CartPole(**keywords)
     states = drawn(task)
     assert_uniform(states, task.start_range)
-    assert not task.failed(states.T).any()
+    assert not task.terminated(states.T).any()
 
 
 @pytest.mark.parametrize(
@@ -379,7 +370,7 @@ def test_start_of_cart_pole(keywords):
     [{}, {"start_position": 0.14, "start_speed": 1, "start_tilt": 0.3, "drop_height": 0.1}],
     ids=["default", "widest"],
 )
-def test_start_of_plate(keywords):
+def test_initial_state_of_plate(keywords):
     """In the plate's axes the ball lies, rolls and drops as the text says, or the keywords."""
     start = prose(sections(BalancingPlate)["Start"])
     stated = [numbers(found) for found in re.findall(r"U\((.*?)\)", start)]
@@ -399,12 +390,12 @@ def test_start_of_plate(keywords):
     assert velocity[:, 2] == pytest.approx(0)
     assert not named["pitch_rate"].any() and not named["roll_rate"].any()
     # It rolls without slipping: the point that touches the plate stands still.
-    touching = velocity + np.cross(spin, [0, 0, -BALL.size[0]])
+    touching = velocity + np.cross(spin, [0, 0, -BALL.collision_size[0]])
     assert np.abs(touching).max() < 1e-12
-    assert not task.failed(states.T).any()
+    assert not task.terminated(states.T).any()
 
 
-def test_end_of_cart_pole():
+def test_termination_of_cart_pole():
     """The limits in the text are the ones that end an episode, on both sides."""
     end = prose(sections(CartPole)["End"])
     x_limit = numbers(re.search(r"abs\(x\) > (\S+) m", end)[1])[0]
@@ -415,22 +406,22 @@ def test_end_of_cart_pole():
             inside, outside = (
                 (factor * sign * x, 0.0, factor * sign * theta, 0.0) for factor in (0.9999, 1.0001)
             )
-            assert not task.failed(inside)
-            assert task.failed(outside)
-    assert not task.failed((0.0, 99.0, 0.0, 99.0))
+            assert not task.terminated(inside)
+            assert task.terminated(outside)
+    assert not task.terminated((0.0, 99.0, 0.0, 99.0))
     assert numbers(re.search(r"truncated: after (\d+) actions", end)[1])[0] == 500
 
 
 @pytest.mark.parametrize("tilt", [(0.0, 0.0), (0.5, -0.4), (-1.2, 0.0), (0.3, 1.4)], ids=str)
-def test_end_of_plate(tilt):
+def test_termination_of_plate(tilt):
     """The ball has left past an edge of the plate as it lies, or too high; below counts too."""
     end = prose(sections(BalancingPlate)["End"])
     lift = numbers(re.search(r"or (\S+) m above its resting place", end)[1])[0]
-    edge = PLATE.size[0] / 2
+    edge = PLATE.collision_size[0] / 2
     task = BalancingPlate()
 
     def ended(u, v, height):
-        return task.failed(at_plate(u, v, height, *tilt))
+        return task.terminated(at_plate(u, v, height, *tilt))
 
     for sign in (-1, 1):
         assert not ended(sign * edge * 0.9999, 0, HEIGHT)
@@ -442,7 +433,7 @@ def test_end_of_plate(tilt):
     assert ended(0, 0, -1e-6)
 
 
-def test_end_of_plate_past_vertical():
+def test_termination_of_plate_past_vertical():
     """A plate past vertical has been lost, whichever axis it turned about."""
     assert "the plate is past vertical" in prose(sections(BalancingPlate)["End"])
     task = BalancingPlate()
@@ -450,7 +441,7 @@ def test_end_of_plate_past_vertical():
         for sign in (-1, 1):
             for factor, ended in ((0.9999, False), (1.0001, True)):
                 tilt = {axis: sign * factor * np.pi / 2}
-                assert bool(task.failed(at_plate(0, 0, HEIGHT, **tilt))) is ended
+                assert bool(task.terminated(at_plate(0, 0, HEIGHT, **tilt))) is ended
 
 
 def asset_rows():
@@ -470,18 +461,18 @@ def asset_rows():
 def test_asset_table_is_complete():
     """Every link that has a mass is in the table once."""
     files = sorted(path.name for path in assets.path(".").glob("*.urdf"))
-    heavy = [(file, name) for file in files for name, link in assets.links(file).items()]
-    heavy = [(file, name) for file, name in heavy if assets.links(file)[name].mass]
+    heavy = [(file, name) for file in files for name, link in read_links(assets.path(file)).items()]
+    heavy = [(file, name) for file, name in heavy if read_links(assets.path(file))[name].mass]
     assert sorted((file, name) for file, name, *_ in asset_rows()) == sorted(heavy)
 
 
 def test_asset_table_repeats_the_files():
     """Masses and sizes equal those of the files; moments of inertia to the digits printed."""
     for file, name, mass, size, inertia in asset_rows():
-        link = assets.links(file)[name]
+        link = read_links(assets.path(file))[name]
         assert numbers(mass) == [link.mass], name
         if numbers(size):
-            assert numbers(size) == list(link.size), name
+            assert numbers(size) == list(link.collision_size or link.visual_size), name
         printed = re.findall(NUMBER, inertia)
         digits = [len(re.sub(r"e.*|\.|^0\.0*", "", number)) for number in printed]
         assert len(printed) == 3, name

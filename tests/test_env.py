@@ -1,4 +1,4 @@
-"""The environments are good citizens of Gymnasium: checkers, spaces, starts, pictures."""
+"""The environments are good citizens of Gymnasium: checkers, spaces, initial states, frames."""
 
 import json
 import os
@@ -9,21 +9,37 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import PIXEL_IDS, STATE_IDS, begin, differs_at, digest, play, sample, state_of
+from conftest import (
+    ALL_IDS,
+    ALL_PIXEL_IDS,
+    ALL_STATE_IDS,
+    PIXEL_IDS,
+    STATE_IDS,
+    begin,
+    bits,
+    differs_at,
+    digest,
+    play,
+    prefixed,
+    sample,
+    state_of,
+)
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.passive_env_checker import env_render_passive_checker
 
 import bullet_envs
-from bullet_envs.world import GRAVITY, p
+from bullet_envs.engine import GRAVITY
+from bullet_envs.engine.silence import p
 
 
 def test_ids_are_registered(env_id):
     """Every public id has a time limit, a threshold below the greatest return, and a string."""
     spec = gym.spec(env_id)
-    assert spec.max_episode_steps == 500
-    assert 0 < spec.reward_threshold < spec.max_episode_steps
-    assert isinstance(spec.entry_point, str)
+    if env_id in STATE_IDS + PIXEL_IDS:
+        assert spec.max_episode_steps == 500
+        assert 0 < spec.reward_threshold < spec.max_episode_steps
+    assert isinstance(spec.entry_point, str) and isinstance(spec.vector_entry_point, str)
     assert not spec.nondeterministic
 
 
@@ -44,13 +60,15 @@ def test_spec_round_trip(make):
     again.close()
 
 
-def test_prefixed_id_imports_the_package(env_id, run_python):
-    """gym.make("bullet_envs:<id>") works where nobody imported bullet_envs."""
+def test_prefixed_id_imports_the_package(run_python):
+    """gym.make("module:<id>") works where nobody imported the module, single and vector."""
     child = run_python(
-        "import sys, gymnasium; print(gymnasium.make(sys.argv[1]).unwrapped)",
-        f"bullet_envs:{env_id}",
+        "import sys, gymnasium\n"
+        "for env_id in sys.argv[1:]:\n"
+        "    print(gymnasium.make(env_id).spec.id, gymnasium.make_vec(env_id).spec.id)",
+        *map(prefixed, ALL_IDS),
     )
-    assert env_id in child.stdout.decode(), child.stderr.decode()
+    assert child.stdout.decode().split() == [each for id in ALL_IDS for each in (id, id)], child
 
 
 def test_import_is_light_and_silent(run_python):
@@ -66,11 +84,11 @@ def test_import_is_light_and_silent(run_python):
 def test_use_is_silent(run_python):
     """Making, resetting, stepping, drawing and closing print nothing, Bullet's banner included."""
     child = run_python(
-        "import bullet_envs, gymnasium\n"
+        "import bullet_envs, gymnasium, robots\n"
         "for env_id in bullet_envs.ENV_IDS:\n"
         "    env = gymnasium.make(env_id, render_mode='rgb_array')\n"
         "    env.reset(seed=0)\n"
-        "    env.step(0)\n"
+        "    env.step(env.action_space.sample())\n"
         "    env.render()\n"
         "    env.close()\n"
         "    gymnasium.make(env_id).reset()  # left open",
@@ -115,21 +133,32 @@ def test_gymnasium_checker(make):
 
 
 def test_gymnasium_render_checker(make):
-    """Gymnasium's checker accepts pictures and their metadata."""
+    """Gymnasium's checker accepts frames and their metadata."""
     env = make(render_mode="rgb_array").unwrapped
     env.reset(seed=0)
     env_render_passive_checker(env)
 
 
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "wrapped"])
-def test_sb3_checker(make, raw):
-    """Stable-Baselines3's check_env finds nothing.
-
-    Its own render check closes the environment and then resets it, which ours refuses.
-    """
+def test_sb3_checker(make, raw, monkeypatch):
+    """Stable-Baselines3's check_env finds nothing; its render check resets after close()."""
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
     env = make(render_mode="rgb_array")
-    checker.check_env(env.unwrapped if raw else env, warn=True)
+    # It makes an environment of every render mode: a window would need a display.
+    monkeypatch.setitem(env.unwrapped.metadata, "render_modes", ["rgb_array"])
+    checker.check_env(env.unwrapped if raw else env, warn=True, skip_render_check=False)
+
+
+def test_reset_after_close(make):
+    """close() frees the engine and what draws, and reset() begins anew."""
+    env, new = make(render_mode="rgb_array"), make(render_mode="rgb_array")
+    env.reset(seed=0)
+    env.render()
+    env.close()
+    assert begin(env, seed=4) == begin(new, seed=4)
+    actions = sample(env, 5)
+    assert play(env, actions) == play(new, actions)
+    assert np.array_equal(env.render(), new.render())
 
 
 def test_metadata_belongs_to_the_instance(make):
@@ -195,16 +224,17 @@ def assert_inside(space, observations):
     assert (observations <= space.high).all()
 
 
+@pytest.mark.parametrize("steps", [2_000, pytest.param(25_000, marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("env_id", STATE_IDS)
 @pytest.mark.parametrize("extreme", range(4))
-def test_fuzz(make, env_id, extreme):
-    """200,000 steps per id: observations stay in their space, rewards and flags keep their types.
+def test_fuzz(make, env_id, extreme, steps):
+    """Observations stay in their space, rewards and flags keep their types.
 
-    Each of the 8 cases takes 25,000 of them.
+    The sweep's 16 cases take 25,000 steps each.
     """
     env = make(**EXTREMES[env_id][extreme]).unwrapped
     observations = [env.reset(seed=extreme)[0]]
-    for action in adversarial(env, 25_000, seed=extreme):
+    for action in adversarial(env, steps, seed=extreme):
         observation, reward, terminated, truncated, info = env.step(action)
         observations.append(observation)
         assert type(reward) is float and type(terminated) is bool
@@ -216,12 +246,12 @@ def test_fuzz(make, env_id, extreme):
 
 @pytest.mark.parametrize("env_id", STATE_IDS)
 def test_fuzz_of_given_states(make, env_id):
-    """A start at any legal place and speed leads to observations in their space."""
+    """An initial state at any legal place and speed leads to observations in their space."""
     env = make(**EXTREMES[env_id][3]).unwrapped
     task, rng = env.task, np.random.default_rng(0)
     observations, accepted = [], 0
     for _ in range(1000):
-        start = dict(zip(task.state_names, task.draw_start(rng), strict=True))
+        start = dict(zip(task.state_names, task.sample_initial_state(rng), strict=True))
         for name in rng.choice(task.state_names, 4):
             if "_q" not in name:  # a quaternion is not a bag of numbers
                 start[name] = rng.choice([0.01, 0.1, 1, 10, 100]) * rng.uniform(-1, 1)
@@ -239,27 +269,50 @@ def test_fuzz_of_given_states(make, env_id):
     assert_inside(env.observation_space, observations)
 
 
+def test_no_observation_element_is_constant():
+    """Each element of what a state id observes takes more than two values in a few episodes."""
+    for env_id in ALL_STATE_IDS:
+        env = gym.make(env_id)
+        seen = []
+        for seed in range(3):
+            seen.append(gym.spaces.flatten(env.observation_space, env.reset(seed=seed)[0]))
+            for action in sample(env, 8, seed):
+                seen.append(gym.spaces.flatten(env.observation_space, env.step(action)[0]))
+        distinct = [len(np.unique(column)) for column in np.transpose(seen)]
+        assert min(distinct) > 2, (env_id, distinct)
+        env.close()
+
+
+def arrays(observation):
+    return list(observation.values()) if isinstance(observation, dict) else [observation]
+
+
 def test_observations_are_not_reused(make):
     """Writing into an observation that was returned changes nothing."""
     env, undisturbed = make(), make()
     expected = [begin(undisturbed, seed=1), *play(undisturbed, sample(undisturbed, 20))]
     first, _ = env.reset(seed=1)
-    kept = first.copy()
+    kept = bits(first)
     second, *_ = env.step(sample(env, 20)[0])
-    assert not np.shares_memory(first, second)
-    assert np.array_equal(first, kept)
-    first.fill(7)
-    second.fill(7)
+    for one, other in zip(arrays(first), arrays(second), strict=True):
+        assert not np.shares_memory(one, other)
+    assert bits(first) == kept
+    for array in arrays(first) + arrays(second):
+        array.fill(7)
     assert differs_at(play(env, sample(env, 20)[1:]), expected[2:]) is None
 
 
-def test_step_after_an_end_holds_the_state(make):
-    """Past the end nothing moves, no reward comes, and a warning says what to do."""
-    env = make()
-    env.reset(seed=0)
-    last = None
-    for action in sample(env, 500):
-        last, _, terminated, _, _ = env.step(action)
+@pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS, "Shover-v0"])
+def test_step_after_a_termination_holds_the_state(make):
+    """Afterwards nothing moves, no reward comes, and a warning says what to do."""
+    env = make().unwrapped
+    terminated = False
+    for seed in range(30):
+        env.reset(seed=seed)
+        for action in sample(env, 100, seed):
+            last, _, terminated, _, _ = env.step(action)
+            if terminated:
+                break
         if terminated:
             break
     before = state_of(env)
@@ -270,11 +323,11 @@ def test_step_after_an_end_holds_the_state(make):
         assert np.array_equal(observation, last)
     assert state_of(env) == before
     env.reset(seed=0)
-    assert env.step(action)[1] == 1.0
+    assert not env.step(action)[2]
 
 
 def physics_of(env):
-    return p.getPhysicsEngineParameters(env.unwrapped._world.client)
+    return p.getPhysicsEngineParameters(env.unwrapped._simulation.world.client)
 
 
 def test_hand_made_cart_pole(continuous):
@@ -289,9 +342,9 @@ def test_hand_made_cart_pole(continuous):
     # A force moves cart and pole like a mass of 1 + m (1 - 3/4) kg while the pole is upright.
     x_dot = env.unwrapped.state()["x_dot"]
     assert x_dot == pytest.approx(50 / 20 / (1 + 0.1 / 4), rel=0.02)
-    at_the_end = {"state": {"x": 9.99}}
-    env.reset(options=at_the_end)
-    with pytest.raises(ValueError, match="ended"):
+    near_the_limit = {"state": {"x": 9.99}}
+    env.reset(options=near_the_limit)
+    with pytest.raises(ValueError, match="terminated"):
         env.reset(options={"state": {"x": 10.01}})
     env.close()
 
@@ -313,8 +366,9 @@ def test_hand_made_plate(continuous):
     assert physics["fixedTimeStep"] == pytest.approx(1 / 100)
     assert physics["numSubSteps"] <= 1
     assert env.metadata["render_fps"] == 100
-    scene = env.unwrapped._scene
-    mass, _, inertia, *_ = p.getDynamicsInfo(scene._rows[0][1]._id, -1, scene._rows[0][1]._client)
+    ball = 1  # Bullet's number of the second body
+    client = env.unwrapped._simulation.world.client
+    mass, _, inertia, *_ = p.getDynamicsInfo(ball, -1, client)
     assert mass == 0.0007
     assert inertia == pytest.approx([2 / 3 * 0.0007 * 0.02**2] * 3)
     # The plate turns about y by torque / inertia, and the ball in its middle takes no part.
@@ -336,26 +390,26 @@ def clients():
     return {client for client in range(1024) if p.isConnected(client)}
 
 
-def film_shape(env_id):
-    """A pixel id's picture has the observation at its right, behind a seam of 8 pixels."""
-    return (360, 480 + 8 + 360, 3) if env_id in PIXEL_IDS else (360, 480, 3)
+def frame_shape(env_id):
+    """A pixel id's frame has the observation at its right, behind a seam of 8 pixels."""
+    return (360, 480 + 8 + 360, 3) if env_id in ALL_PIXEL_IDS else (360, 480, 3)
 
 
-def test_picture(make, env_id):
-    """A picture is uint8 of its shape, shows something, and shows when something moves."""
+def test_frame(make, env_id):
+    """A frame is uint8 of its shape, shows something, and shows when something moves."""
     env = make(render_mode="rgb_array")
     env.reset(seed=0)
     before = env.render()
-    assert (before.dtype, before.shape) == (np.uint8, film_shape(env_id))
-    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 20
-    play(env, sample(env, 8))
+    assert (before.dtype, before.shape) == (np.uint8, frame_shape(env_id))
+    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 10
+    play(env, sample(env, 20))
     after = env.render()
     assert not np.shares_memory(before, after)
     assert (before != after).any(axis=2).sum() > 50
 
 
-def test_picture_depends_on_the_state_only(make, env_id):
-    """After other episodes and pictures, in mid-contact, a state looks as it does at first."""
+def test_frame_depends_on_the_state_only(make):
+    """After other episodes and frames, in mid-contact, a state looks as it does at first."""
     env, new = make(render_mode="rgb_array"), make(render_mode="rgb_array")
     env.reset(seed=0)
     env.render()
@@ -368,34 +422,33 @@ def test_picture_depends_on_the_state_only(make, env_id):
     assert np.array_equal(env.render(), new.render())
 
 
-PICTURES = """
+FRAMES = """
 import sys
-import bullet_envs, gymnasium as gym
-from conftest import digest
-for env_id in bullet_envs.ENV_IDS:
-    env = gym.make(env_id, render_mode="rgb_array")
-    env.reset(seed=6)
-    env.step(1)
-    sys.stdout.write(digest(env.render().tolist()) + " ")
+import gymnasium as gym
+from conftest import ALL_IDS
+from test_env import frame_digest
+sys.stdout.write(" ".join(map(frame_digest, ALL_IDS)))
 """
 
 
-def test_picture_in_another_process(run_python):
-    """Another process draws the same pictures to the bit."""
-    child = run_python(PICTURES, PYTHONHASHSEED="7")
+def frame_digest(env_id):
+    env = gym.make(env_id, render_mode="rgb_array")
+    env.reset(seed=6)
+    env.step(sample(env, 1)[0])
+    frame = digest(env.render().tobytes())
+    env.close()
+    return frame
+
+
+def test_frame_in_another_process(run_python):
+    """Another process draws the same frames to the bit."""
+    child = run_python(FRAMES, PYTHONHASHSEED="7")
     assert child.returncode == 0, child.stderr.decode()
-    ours = []
-    for env_id in bullet_envs.ENV_IDS:
-        env = gym.make(env_id, render_mode="rgb_array")
-        env.reset(seed=6)
-        env.step(1)
-        ours.append(digest(env.render().tolist()))
-        env.close()
-    assert child.stdout.decode().split() == ours
+    assert child.stdout.decode().split() == list(map(frame_digest, ALL_IDS))
 
 
 def test_drawing_never_changes_the_physics(make):
-    """A picture at every step leaves all that is seen as it was, to the bit."""
+    """A frame at every step leaves all that is seen as it was, to the bit."""
     drawn, plain = make(render_mode="rgb_array"), make()
     seen = []
     for env in (drawn, plain):
@@ -408,9 +461,9 @@ def test_drawing_never_changes_the_physics(make):
     assert differs_at(*seen) is None
 
 
-def test_studio_waits_for_the_first_picture(make, env_id):
-    """Asking for rgb_array costs no client until a picture is drawn, but a pixel id's observer."""
-    observers = 1 if env_id in PIXEL_IDS else 0
+def test_renderer_waits_for_the_first_frame(make, env_id):
+    """Asking for rgb_array costs no client until a frame is drawn, but a pixel id's observer."""
+    observers = 1 if env_id in ALL_PIXEL_IDS else 0
     before = clients()
     env = make(render_mode="rgb_array")
     assert clients() == before
@@ -422,14 +475,14 @@ def test_studio_waits_for_the_first_picture(make, env_id):
     assert len(clients() - before) == 2 + observers
 
 
-def test_list_of_pictures(env_id):
+def test_list_of_frames(env_id):
     """Gymnasium's rgb_array_list collects what rgb_array draws."""
     env = gym.make(env_id, render_mode="rgb_array_list")
     env.reset(seed=0)
-    env.step(0)
+    env.step(sample(env, 1)[0])
     frames = env.render()
     assert len(frames) == 2
-    assert frames[0].shape == film_shape(env_id)
+    assert frames[0].shape == frame_shape(env_id)
     env.close()
 
 
@@ -488,7 +541,8 @@ def display():
 
 WATCHED = """
 import json, sys, time
-import bullet_envs.camera, gymnasium as gym
+import gymnasium as gym
+from bullet_envs.engine import world
 from conftest import begin, digest, play, sample
 env_id, path = sys.argv[1:]
 env = gym.make(env_id, render_mode="human")
@@ -498,7 +552,7 @@ for action in sample(env, 20):
     seen += play(env, [action])
 seconds = time.monotonic() - start
 assert env.render() is None
-bullet_envs.world._require_display = lambda: None  # a second look would cost seconds
+world._require_display = lambda: None  # a second look would cost seconds
 try:
     gym.make(env_id, render_mode="human").reset()
 except RuntimeError as error:
@@ -531,12 +585,13 @@ CHECKED = """
 import sys, warnings
 import gymnasium as gym
 from gymnasium.utils.env_checker import check_env
-import bullet_envs
+import robots
 warnings.simplefilter("error")
 check_env(gym.make(sys.argv[1]).unwrapped)
 """
 
 
+@pytest.mark.parametrize("env_id", ["BalancingPlate-v0", "ElbowArmPixels-v0"])
 def test_gymnasium_checker_with_a_display(display, env_id, run_python):
     """Gymnasium's check_env, all render modes included, finds nothing."""
     child = run_python(CHECKED, env_id, DISPLAY=display)

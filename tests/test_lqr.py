@@ -150,6 +150,7 @@ class CartAndPendulum(Task):
     tilt: float = 0.0
     observed: str = "everything"
 
+    has_equilibrium = True
     state_names = ("place", "speed", "swing", "swing_rate")
 
     @property
@@ -196,7 +197,7 @@ def test_what_no_actuator_controls_is_named(tmp_path, height):
 
 
 def test_the_command_names_it_too(tmp_path, capsys):
-    """One line and exit code 2."""
+    """In one line, with exit code 2."""
     with pytest.raises(SystemExit, match="2"):
         cli.main(f"evaluate --env {ENV_ID} --algo lqr --env-kwargs folder:{tmp_path}".split())
     assert "no actuator controls 'swing" in capsys.readouterr().err

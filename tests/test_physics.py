@@ -32,21 +32,28 @@ from oracle import (
     plate_energy,
     plate_load,
     plate_rates,
-    play,
     random_play,
     rate_errors,
     rk4,
+    simulate,
     slip,
 )
 
 from bullet_envs import assets
-from bullet_envs.balancing_plate import BalancingPlate
-from bullet_envs.cart_pole import CartPole
-from bullet_envs.world import World, p
+from bullet_envs.engine.silence import p
+from bullet_envs.engine.world import World
+from bullet_envs.tasks.balancing_plate import BalancingPlate
+from bullet_envs.tasks.cart_pole import CartPole
 
-CART_POLE_LENGTH = 0.5 * POLE.mass * GRAVITY * POLE.size[2]  # J, from upright to level
+CART_POLE_LENGTH = 0.5 * POLE.mass * GRAVITY * POLE.visual_size[2]  # J, from upright to level
 # Everything of a plate's state but the quaternion, whose sign and angle mean nothing for a ball.
 SEEN = [i for i in range(17) if i not in range(QUATERNION.start, QUATERNION.stop)]
+
+
+def build(task):
+    """Return a world of Bullet's and the task's scene in it. A step is a control period."""
+    world = World(task.physics_hz, task.control_hz, bullet_substeps=True)
+    return world, task.build(world, 1)
 
 
 def there_and_back(rng, runs, actions, amplitude):
@@ -76,9 +83,9 @@ def test_cart_pole_equals_semi_implicit_euler(amplitude):
     """200 runs of 500 actions equal our own integrator to 1e-9, whirling poles included."""
     task = CartPole(x_limit=15, angle_limit=np.pi)
     rng = np.random.default_rng(0)
-    starts = rng.uniform(-1, 1, (200, 4)) * [1, 1, 3, 3]
+    initial = rng.uniform(-1, 1, (200, 4)) * [1, 1, 3, 3]
     efforts = there_and_back(rng, 200, 500, amplitude)
-    states = play(task, starts, efforts)
+    states = simulate(task, initial, efforts)
     assert np.abs(states[..., 0]).max() < 15  # m: far from the slider's stops at 20 m
     assert np.abs(states[..., 2]).max() > 2 * np.pi
     for first in range(0, 500, 100):
@@ -91,13 +98,13 @@ def test_cart_pole_equals_semi_implicit_euler(amplitude):
 
 
 def test_cart_pole_equals_semi_implicit_euler_without_correction():
-    """200 usual starts pushed for 500 physics steps equal one unbroken integration to 1e-9."""
+    """200 usual initial states pushed for 500 physics steps equal one unbroken integration to 1e-9."""
     task = CartPole(x_limit=15, angle_limit=np.pi)
     rng = np.random.default_rng(1)
-    starts = np.array([task.draw_start(rng) for _ in range(200)])
+    initial = np.array([task.sample_initial_state(rng) for _ in range(200)])
     efforts = there_and_back(rng, 200, 250, any_size)
-    states = play(task, starts, efforts)
-    state = starts
+    states = simulate(task, initial, efforts)
+    state = initial
     for action, effort in enumerate(efforts):
         state = euler_cart_pole(state, effort, task.physics_hz, 2)
         error = np.abs(states[action + 1] - state).max()
@@ -132,12 +139,12 @@ def test_cart_pole_rates_are_those_asked_for(physics_hz, control_hz):
     """At other rates too, 2 s equal our own integrator with that step to 1e-9."""
     task = CartPole(physics_hz=physics_hz, control_hz=control_hz, x_limit=15, angle_limit=np.pi)
     rng = np.random.default_rng(2)
-    starts = rng.uniform(-1, 1, (4, 4)) * [1, 1, 3, 3]
+    initial = rng.uniform(-1, 1, (4, 4)) * [1, 1, 3, 3]
     efforts = there_and_back(rng, 4, 2 * control_hz, any_size)
-    state = starts
+    state = initial
     for effort in efforts:
         state = euler_cart_pole(state, effort, physics_hz, physics_hz // control_hz)
-    error = np.abs(play(task, starts, efforts)[-1] - state).max()
+    error = np.abs(simulate(task, initial, efforts)[-1] - state).max()
     assert error < 1e-9, error
 
 
@@ -151,15 +158,14 @@ def test_cart_pole_rates_are_those_asked_for(physics_hz, control_hz):
 )
 def test_no_physics_step_is_lost(physics_hz, control_hz):
     """Each of 2000 actions makes exactly physics_hz / control_hz steps, the first one too."""
-    world = World(physics_hz, control_hz)
-    scene = CartPole(physics_hz=physics_hz, control_hz=control_hz).build(world)
+    world, scene = build(CartPole(physics_hz=physics_hz, control_hz=control_hz))
     # A cart that creeps under a hanging pole is a clock.
     speed = 1e-3  # m/s
-    scene.place({0: (0.0, speed, math.pi, 0.0)})
+    scene.set_state({0: (0.0, speed, math.pi, 0.0)})
     times = [0.0]
     for _ in range(2000):
         world.step()
-        times.append(scene.read()[0] / speed)
+        times.append(scene.state()[0] / speed)
     world.close()
     lost = physics_hz // control_hz - np.diff(times) * physics_hz
     wrong = np.flatnonzero(np.abs(lost) > 1e-3)
@@ -174,10 +180,10 @@ def order(physics_hz, errors):
 
 def test_cart_pole_error_is_proportional_to_the_step():
     """Against the exact solution the error is dt^(1.0 +- 0.1) from 50 to 1000 Hz."""
-    starts, efforts = random_play(CartPole(), 200, 25)
-    truth = rk4(cart_pole_rates, starts, efforts, 50)
+    initial, efforts = random_play(CartPole(), 200, 25)
+    truth = rk4(cart_pole_rates, initial, efforts, 50)
     rates = (50, 100, 200, 500, 1000)
-    errors = [rate_errors(CartPole(physics_hz=rate), truth, starts, efforts)[:2] for rate in rates]
+    errors = [rate_errors(CartPole(physics_hz=rate), truth, initial, efforts)[:2] for rate in rates]
     places, angles = np.max(errors, axis=(2, 3)).T
     assert abs(order(rates, places) - 1) < 0.1, places
     assert abs(order(rates, angles) - 1) < 0.1, angles
@@ -186,9 +192,9 @@ def test_cart_pole_error_is_proportional_to_the_step():
 def test_cart_pole_error_at_the_shipped_rate():
     """In 0.5 s of random play: under 1 deg, and under 10 mm but for 1 run in 1000 (12 mm)."""
     task = CartPole()
-    starts, efforts = random_play(task, 2000, 25)
-    truth = rk4(cart_pole_rates, starts, efforts, 50)
-    millimetres, degrees, _ = rate_errors(task, truth, starts, efforts)
+    initial, efforts = random_play(task, 2000, 25)
+    truth = rk4(cart_pole_rates, initial, efforts, 50)
+    millimetres, degrees, _ = rate_errors(task, truth, initial, efforts)
     assert degrees.max() < 1, f"{degrees.max()} deg"
     assert np.quantile(millimetres.max(0), 0.999) < 10, np.sort(millimetres.max(0))[-5:]
     assert millimetres.max() < 12, f"{millimetres.max()} mm"
@@ -238,17 +244,17 @@ def on_one_axis(axis, u, angle, u_dot, angle_rate):
 @pytest.mark.parametrize("axis", ["pitch", "roll"])
 def test_plate_follows_the_textbook_model_around_the_top(axis):
     """Small passive motion for 0.5 s is the linear model's, the error proportional to dt."""
-    starts = np.array([[2e-3, 0, 0, 0], [0, 4e-3, 0, 0], [1e-3, 2e-3, 0.01, -0.02]])
+    initial = np.array([[2e-3, 0, 0, 0], [0, 4e-3, 0, 0], [1e-3, 2e-3, 0.01, -0.02]])
     values, vectors = np.linalg.eig(linear_plate_rates(axis))
     grown = (vectors * np.exp(values * 0.5)) @ np.linalg.inv(vectors)
-    expected = (starts @ grown.T).real
+    expected = (initial @ grown.T).real
     rates = (100, 200, 500, 1000)
     errors = []
     for rate in rates:
-        states = play(
+        states = simulate(
             BalancingPlate(physics_hz=rate),
-            np.array([on_one_axis(axis, *start) for start in starts]),
-            np.zeros((25, len(starts), 2)),
+            np.array([on_one_axis(axis, *start) for start in initial]),
+            np.zeros((25, len(initial), 2)),
         )[-1]
         angles = states[:, PITCH if axis == "pitch" else ROLL]
         path = down(axis, states[:, POSITION]) - HEIGHT * np.sin(angles)
@@ -262,20 +268,20 @@ def test_plate_follows_the_textbook_model_around_the_top(axis):
 def plate_play():
     """Random play of the plate and its exact solution, as long as the ball can hold on."""
     task = BalancingPlate()
-    starts, efforts = random_play(task, 100, 25)
-    truth = rk4(plate_rates, starts, efforts, task.control_hz)
+    initial, efforts = random_play(task, 100, 25)
+    truth = rk4(plate_rates, initial, efforts, task.control_hz)
     pressing, friction = plate_load(truth[:-1], efforts)
     assert np.all(friction < 0.95 * pressing)
     assert np.abs(slip(truth)).max() < 1e-6
-    return starts, efforts, truth
+    return initial, efforts, truth
 
 
 def test_plate_error_is_proportional_to_the_step(plate_play):
     """Against the exact solution the error is dt^(1.0 +- 0.1) from 100 to 1000 Hz."""
-    starts, efforts, truth = plate_play
+    initial, efforts, truth = plate_play
     rates = (100, 200, 500, 1000)
     errors = [
-        rate_errors(BalancingPlate(physics_hz=rate), truth, starts, efforts)[:2] for rate in rates
+        rate_errors(BalancingPlate(physics_hz=rate), truth, initial, efforts)[:2] for rate in rates
     ]
     places, angles = np.max(errors, axis=(2, 3)).T
     assert abs(order(rates, places) - 1) < 0.1, places
@@ -284,8 +290,8 @@ def test_plate_error_is_proportional_to_the_step(plate_play):
 
 def test_plate_error_at_the_shipped_rate(plate_play):
     """In 0.5 s of random play: under 3 mm and 0.4 deg."""
-    starts, efforts, truth = plate_play
-    millimetres, degrees, _ = rate_errors(BalancingPlate(), truth, starts, efforts)
+    initial, efforts, truth = plate_play
+    millimetres, degrees, _ = rate_errors(BalancingPlate(), truth, initial, efforts)
     assert millimetres.max() < 3, f"{millimetres.max()} mm"
     assert degrees.max() < 0.4, f"{degrees.max()} deg"
 
@@ -309,7 +315,7 @@ def test_plate_env_follows_the_exact_solution(continuous):
 
 
 def roll_down(physics_hz, tilt, heading, duration=0.25):
-    """Return states of a ball that starts at rest on a plate held at a tilt, and the way down."""
+    """Return states of a ball that initial at rest on a plate held at a tilt, and the way down."""
     normal = np.array(
         [
             math.sin(tilt) * math.cos(heading),
@@ -325,12 +331,11 @@ def roll_down(physics_hz, tilt, heading, duration=0.25):
         ]
     )
     held = (math.atan2(-normal[1], normal[2]), math.asin(normal[0]))
-    world = World(physics_hz, physics_hz)
-    scene = BalancingPlate(physics_hz=physics_hz, control_hz=physics_hz).build(world)
-    # It starts up the slope, to have the way to roll.
+    world, scene = build(BalancingPlate(physics_hz=physics_hz, control_hz=physics_hz))
+    # It initial up the slope, to have the way to roll.
     position = HEIGHT * normal - 0.1 * slope
     at_rest = (held[0], 0.0, held[1], 0.0, *position, 0.0, 0.0, 0.0, 1.0, *[0.0] * 6)
-    scene.place({0: at_rest})
+    scene.set_state({0: at_rest})
     plate = bodies(world)["balancing_plate"]
     for joint, angle in enumerate(held):
         p.setJointMotorControl2(
@@ -341,10 +346,10 @@ def roll_down(physics_hz, tilt, heading, duration=0.25):
             force=1e3,
             physicsClientId=world.client,
         )
-    states = [scene.read()]
+    states = [scene.state()]
     for _ in range(round(duration * physics_hz)):
         world.step()
-        states.append(scene.read())
+        states.append(scene.state())
     world.close()
     states = np.array(states)
     assert np.abs(states[:, [PITCH, ROLL]] - held).max() < 1e-6
@@ -396,8 +401,8 @@ def test_ball_slips_on_a_steeper_plate(physics_hz):
 def test_cart_pole_is_mirror_symmetric():
     """The mirrored start and pushes give the mirrored run, to the bit."""
     task = CartPole()
-    starts, efforts = random_play(task, 100, 100)
-    assert np.array_equal(play(task, -starts, -efforts), -play(task, starts, efforts))
+    initial, efforts = random_play(task, 100, 100)
+    assert np.array_equal(simulate(task, -initial, -efforts), -simulate(task, initial, efforts))
 
 
 # A mirror turns over the vector along its normal, and the two axial ones across it.
@@ -416,10 +421,10 @@ def test_plate_is_mirror_symmetric(mirror):
     """
     states, torques = map(np.array, MIRRORS[mirror])
     task = BalancingPlate()
-    starts, efforts = random_play(task, 100, 50)
+    initial, efforts = random_play(task, 100, 50)
     for settings, tolerance in (({}, 1e-4), ({"solverResidualThreshold": 0}, 1e-11)):
-        run = play(task, starts, efforts, **settings)
-        other = play(task, starts * states, efforts * torques, **settings) * states
+        run = simulate(task, initial, efforts, **settings)
+        other = simulate(task, initial * states, efforts * torques, **settings) * states
         error = np.abs(other - run)[..., SEEN].max(-1)[in_play(task, run)].max()
         assert error < tolerance, error
 
@@ -428,7 +433,7 @@ def test_plate_axes_differ():
     """Pitch turns the ring as well, so it answers the same torque less than roll."""
     level = np.array([aloft()] * 2)
     efforts = np.array([[[0.005, 0.0], [0.0, 0.005]]])
-    pitch_rate, roll_rate = play(BalancingPlate(), level, efforts)[1, [0, 1], [1, 3]]
+    pitch_rate, roll_rate = simulate(BalancingPlate(), level, efforts)[1, [0, 1], [1, 3]]
     inertia = PLATE.inertia[0] + RING.inertia[0]
     assert pitch_rate == pytest.approx(0.005 / inertia / 50, rel=1e-9)
     assert roll_rate == pytest.approx(0.005 / PLATE.inertia[1] / 50, rel=1e-9)
@@ -441,10 +446,10 @@ def test_unforced_cart_pole_keeps_its_energy():
     A first-order integrator keeps an energy that differs from the true one by a term in dt.
     """
     rng = np.random.default_rng(0)
-    starts = rng.uniform(-1, 1, (50, 4)) * [1, 0, 3, 3]
+    initial = rng.uniform(-1, 1, (50, 4)) * [1, 0, 3, 3]
     rates, rises = (100, 200, 500, 1000), []
     for rate in rates:
-        states = play(CartPole(physics_hz=rate), starts, np.zeros((500, 50, 1)))
+        states = simulate(CartPole(physics_hz=rate), initial, np.zeros((500, 50, 1)))
         energy = cart_pole_energy(states) / CART_POLE_LENGTH
         rise = energy - energy[0]
         rises.append(rise.max())
@@ -463,18 +468,18 @@ def test_passive_plate_never_gains_energy(drop_height):
     first-order integrator keeps parts from the true one, and comes back.
     """
     task = BalancingPlate(drop_height=drop_height)
-    starts, efforts = random_play(task, 200, 100)
-    energy = plate_energy(play(task, starts, 0 * efforts))
+    initial, efforts = random_play(task, 200, 100)
+    energy = plate_energy(simulate(task, initial, 0 * efforts))
     gain = (energy - energy[0]).max()
     assert gain < BALL.mass * GRAVITY * 5e-5, f"{gain} J"
 
 
 def test_passive_plate_loses_energy_to_the_integrator_only():
     """While the ball rolls, what is lost in 0.5 s is small and proportional to dt."""
-    starts, efforts = random_play(BalancingPlate(), 50, 25)
+    initial, efforts = random_play(BalancingPlate(), 50, 25)
     rates, losses = (100, 200, 500, 1000), []
     for rate in rates:
-        energy = plate_energy(play(BalancingPlate(physics_hz=rate), starts, 0 * efforts))
+        energy = plate_energy(simulate(BalancingPlate(physics_hz=rate), initial, 0 * efforts))
         # Settling 0.01 mm into the contact takes a fixed amount, in the first action.
         losses.append((energy[1] - energy[-1]).max())
     moved = BALL.mass * GRAVITY * 0.05  # J, the ball's weight over half of the plate's half
@@ -486,9 +491,9 @@ def test_dropped_ball_does_not_bounce():
     """A ball dropped from up to 10 cm stays down, and sinks no deeper than one step's fall."""
     task = BalancingPlate()
     drops = np.linspace(0.001, 0.1, 100)
-    starts = np.array([task.rest()] * 100)
-    starts[:, POSITION.stop - 1] += drops
-    heights = play(task, starts, np.zeros((50, 100, 2)))[..., POSITION.stop - 1] - HEIGHT
+    initial = np.array([task.rest()] * 100)
+    initial[:, POSITION.stop - 1] += drops
+    heights = simulate(task, initial, np.zeros((50, 100, 2)))[..., POSITION.stop - 1] - HEIGHT
     touched = np.logical_or.accumulate(heights <= 0)
     assert touched[-1].all()
     assert heights[touched].max() <= 0, f"{heights[touched].max()} m"
@@ -497,25 +502,25 @@ def test_dropped_ball_does_not_bounce():
 
 @pytest.fixture
 def cart_pole_world():
-    world = World(100, 50)
-    yield world, CartPole().build(world)
+    world, scene = build(CartPole())
+    yield world, scene
     world.close()
 
 
 @pytest.fixture
 def plate_world():
-    world = World(100, 50)
-    yield world, BalancingPlate().build(world)
+    world, scene = build(BalancingPlate())
+    yield world, scene
     world.close()
 
 
 def test_nothing_damps_the_cart(cart_pole_world):
     """A cart under a hanging pole keeps its speed for 10 s: no damping, drag, motor or stop."""
     world, scene = cart_pole_world
-    scene.place({0: (10.0, 2.0, math.pi, 0.0)})
+    scene.set_state({0: (10.0, 2.0, math.pi, 0.0)})
     for _ in range(500):
         world.step()
-    assert scene.read() == pytest.approx((30.0, 2.0, math.pi, 0.0), abs=1e-9)
+    assert scene.state() == pytest.approx((30.0, 2.0, math.pi, 0.0), abs=1e-9)
 
 
 def test_nothing_damps_the_plate_or_a_flying_ball(plate_world):
@@ -527,10 +532,10 @@ def test_nothing_damps_the_plate_or_a_flying_ball(plate_world):
         state[POSITION] = (1.0, 0.0, 10.0)
         state[VELOCITY] = (3.0, -2.0, 1.0)
         state[SPIN] = (20.0, -30.0, 10.0)
-        scene.place({0: tuple(state.tolist())})
+        scene.set_state({0: tuple(state.tolist())})
         for _ in range(50):
             world.step()
-        after = np.array(scene.read())
+        after = np.array(scene.state())
         assert after[[PITCH_RATE, ROLL_RATE]] == pytest.approx(
             state[[PITCH_RATE, ROLL_RATE]], abs=1e-9
         )
@@ -556,9 +561,9 @@ def test_cart_pole_bodies_are_those_of_the_issue(cart_pole_world):
     for link, mass, body in ((0, 1.0, CART), (1, 0.1, POLE)):
         engine_mass, moments, _ = dynamics(world, "cart_pole", link)
         assert engine_mass == body.mass == mass
-        assert moments == pytest.approx(box(mass, *body.size), rel=1e-9)
-        assert body.inertia == pytest.approx(box(mass, *body.size), rel=1e-9)
-    assert POLE.size == (0.05, 0.05, 1.0)
+        assert moments == pytest.approx(box(mass, *body.visual_size), rel=1e-9)
+        assert body.inertia == pytest.approx(box(mass, *body.visual_size), rel=1e-9)
+    assert POLE.visual_size == (0.05, 0.05, 1.0)
     assert POLE.centre == (0, 0, 0.5)
 
 
@@ -571,7 +576,7 @@ def test_plate_bodies_are_those_of_the_issue(plate_world):
     ring = box(0.5 * outside**2 / area, outside, outside, thick) - box(
         0.5 * inside**2 / area, inside, inside, thick
     )
-    assert PLATE.size == (0.3, 0.3, 0.02)
+    assert PLATE.collision_size == (0.3, 0.3, 0.02)
     for link, mass, body, expected in (
         (0, 0.5, RING, ring),
         (1, 0.3, PLATE, box(0.3, 0.3, 0.3, 0.02)),
@@ -585,13 +590,12 @@ def test_plate_bodies_are_those_of_the_issue(plate_world):
 @pytest.mark.parametrize("mass", [0.0027, 0.0007, 0.1])
 def test_ball_is_hollow_whatever_its_mass(mass):
     """A shell of radius 0.02 m has 2/3 m r^2, in the engine and for 2.7 g in the file."""
-    world = World(100, 50)
-    BalancingPlate(ball_mass=mass).build(world)
+    world, _ = build(BalancingPlate(ball_mass=mass))
     engine_mass, moments, _ = dynamics(world, "ball", -1)
     world.close()
     assert engine_mass == mass
     assert moments == pytest.approx([2 / 3 * mass * 0.02**2] * 3, rel=1e-9)
-    assert (BALL.mass, BALL.size) == (0.0027, (0.02,))
+    assert (BALL.mass, BALL.collision_size) == (0.0027, (0.02,))
     assert BALL.inertia == pytest.approx([2 / 3 * 0.0027 * 0.02**2] * 3, rel=1e-9)
 
 
@@ -603,20 +607,20 @@ def test_ball_and_plate_touch_as_their_files_say(plate_world):
 
 
 def test_ball_falls_through_a_cart_pole():
-    """A link whose file has no collision shape touches nothing, whatever shape Bullet is given."""
-    world = World(100, 50)
-    world.load(assets.path("cart_pole.urdf"), fixed=True)
+    """A contact-free robot touches nothing, whatever shape its links are given."""
+    world = World(50, 50)
+    world.load_contact_free(assets.path("cart_pole.urdf"), 1)
     ball = world.load(assets.path("ball.urdf"), (0.0, 0.0, 2.0))
     for _ in range(50):
         world.step()
     fallen = 2.0 - ball.base()[2]
     world.close()
-    assert fallen == pytest.approx(GRAVITY / 2 * (1.0 + 0.01), rel=1e-9)  # semi-implicit Euler
+    assert fallen == pytest.approx(GRAVITY / 2 * (1.0 + 0.02), rel=1e-9)  # semi-implicit Euler
 
 
 def test_world_settings():
     """Gravity is 9.8 m/s^2 downwards, and a step is one control period in whole physics steps."""
-    world = World(100, 50)
+    world = World(100, 50, bullet_substeps=True)
     found = p.getPhysicsEngineParameters(world.client)
     world.close()
     gravity = [found[f"gravityAcceleration{axis}"] for axis in "XYZ"]

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BUNDLED, PIXEL_IDS
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
+from test_agents import tiny
 
 import bullet_envs
 from bullet_envs.agents import (
@@ -18,7 +19,6 @@ from bullet_envs.agents import (
     pretrained_card,
 )
 from bullet_envs.agents.tables import read_rows, with_section
-from test_agents import tiny
 
 
 @pytest.mark.parametrize("env_id, algo", BUNDLED)

@@ -73,9 +73,9 @@ class BalancingPlate(Task):
                  end at Bullet's greatest speed. The ball's spin follows from its rolling.
 
     Pixels       With ``observer="pixels"``, the default of BalancingPlatePixels-v0, the
-                 observation is instead one picture, Box(0, 255, (64, 64, 3), uint8): a view from
+                 observation is instead one image, Box(0, 255, (64, 64, 3), uint8): a view from
                  straight above, 0.47 m across. A mast on the plate, drawn only, carries a red
-                 tip, 0.3 m above it, which moves with the tilt. The picture is drawn
+                 tip, 0.3 m above it, which moves with the tilt. The image is drawn
                  from the state alone, so speeds must be told from several.
                  Its keywords: :class:`~bullet_envs.observers.PixelObserver`.
 
@@ -132,6 +132,7 @@ class BalancingPlate(Task):
         *("ball_wx", "ball_wy", "ball_wz"),
     )
     reward_threshold: ClassVar[float | None] = 475.0
+    has_equilibrium: ClassVar[bool] = True
     discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = (
         (-1.0, -1.0),
         (-1.0, 1.0),

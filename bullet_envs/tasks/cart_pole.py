@@ -53,9 +53,9 @@ class CartPole(Task):
                  The observation is the whole state.
 
     Pixels       With ``observer="pixels"``, the default of BulletCartPolePixels-v0, the
-                 observation is instead one picture, Box(0, 255, (64, 64, 3), uint8): a side view
+                 observation is instead one image, Box(0, 255, (64, 64, 3), uint8): a side view
                  1.6 m across that follows the cart. The rail's colours show where the cart is.
-                 The picture is drawn from the state alone, so speeds must be told from several.
+                 The image is drawn from the state alone, so speeds must be told from several.
                  Its keywords: :class:`~bullet_envs.observers.PixelObserver`.
 
     Reward       1 per action, the last one included; at most 500.
@@ -92,6 +92,7 @@ class CartPole(Task):
 
     state_names: ClassVar[tuple[str, ...]] = ("x", "x_dot", "theta", "theta_dot")
     reward_threshold: ClassVar[float | None] = 475.0
+    has_equilibrium: ClassVar[bool] = True
     discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = ((-1.0,), (1.0,))
     envs_per_world: ClassVar[int] = 32
     bullet_substeps: ClassVar[bool] = True

@@ -102,11 +102,11 @@ class PlanarArm(Task):
         if self.sparse:
             return np.where(distance < TOLERANCE, 0.0, -1.0)
         shoulder, elbow = action
-        effort = (shoulder / SHOULDER.effort) ** 2 + (elbow / ELBOW.effort) ** 2
+        shoulder, elbow = shoulder / SHOULDER.effort, elbow / ELBOW.effort
         return {
             "distance": -distance / REACH,
-            "precision": np.exp(-((distance / TOLERANCE) ** 2)),
-            "effort": -0.025 * effort,
+            "precision": np.exp(-np.square(distance / TOLERANCE)),
+            "effort": -0.025 * (shoulder * shoulder + elbow * elbow),
         }
 
     def terminated(self, state: Sequence[Any]) -> bool:

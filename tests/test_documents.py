@@ -1,0 +1,148 @@
+"""Every command and snippet of README and documents runs as it stands, trainings shortened."""
+
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+import bullet_envs
+from benchmarks import custom_environment
+from benchmarks.tables import read_rows
+from bullet_envs.cli import main
+from bullet_envs.template import EXAMPLE, write_package
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "docs/pixels.md", "docs/custom_environment.md", "agents/README.md")
+# What a document shows that is not to be run here: installation, other programs, and make.
+NOT_OURS = ("pip ", "conda ", "make ", "pytest", "tensorboard", "python -m benchmarks")
+
+
+def blocks(document, language):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(document):
+    """Return the commands of a document, those in console blocks and those in tables."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    lines = [line for block in blocks(document, "console") for line in block.splitlines()]
+    lines += re.findall(r"\| `(bullet-envs [^`]*)` \|", text)
+    return [line.partition("  #")[0].strip() for line in lines]
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Run in an empty folder, without a display."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    return tmp_path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_snippets_run(document, elsewhere):
+    """The Python blocks of a document run one after the other, in one namespace."""
+    namespace = {}
+    for block in blocks(document, "python"):
+        if document == "docs/custom_environment.md":
+            continue  # they are the parts of one file, see below
+        code = block.replace('render_mode="human"', 'render_mode="rgb_array"')
+        exec(compile(code, document, "exec"), namespace)
+    for name in ("env", "envs"):
+        if name in namespace:
+            namespace[name].close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_run(document, elsewhere, monkeypatch):
+    """Each command ends well, with trainings of a few steps and evaluations of a few episodes."""
+    if document == "docs/custom_environment.md":  # calls its package so
+        sys.path.append(str(write_package("planar_arm", elsewhere)))
+        importlib.invalidate_caches()
+        importlib.import_module("planar_arm")
+    for env_id in bullet_envs.ENV_IDS:
+        monkeypatch.setattr(gym.spec(env_id), "max_episode_steps", 30)
+    ran = 0
+    for command in commands(document):
+        if command.startswith(NOT_OURS):
+            continue
+        program, *arguments = shlex.split(command)
+        assert program == "bullet-envs", command
+        if arguments[0] == "train":
+            arguments += ["-n", "200", "--no-progress"]
+            if "--hyperparams" in arguments:  # of the guide: a rollout of 8,192 steps
+                arguments += ["--hyperparams", "n_envs:4", "n_steps:32", "batch_size:64"]
+        if arguments[0] == "evaluate":
+            arguments += ["--eval-episodes", "3"]
+        if arguments[0] == "bench" and "--only" not in arguments:
+            continue  # minutes; tests/test_bench.py has its own
+        if arguments[0] == "bench":
+            arguments += ["--repeats", "1"]
+        assert main(arguments) == 0, command
+        ran += 1
+    assert ran >= {"README.md": 6, "docs/custom_environment.md": 4, "agents/README.md": 3}.get(
+        document, 0
+    )
+
+
+def test_commands_of_tables_are_found():
+    """A table that is laid out anew must not take its commands out of the test above."""
+    assert "bullet-envs train --algo dqn --env BalancingPlate-v0" in commands("agents/README.md")
+
+
+def test_guide_shows_the_file_that_new_writes():
+    """The Python blocks of the guide, in their order, are the task's file, line by line."""
+    shown = "\n".join(blocks("docs/custom_environment.md", "python")).splitlines()
+    file = (EXAMPLE / "planar_arm" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    assert [line for line in shown if line.strip()] == [line for line in file if line.strip()]
+
+
+def test_guide_shows_the_urdf_that_new_writes():
+    """The XML of the guide is part of the robot's file."""
+    (shown,) = blocks("docs/custom_environment.md", "xml")
+    urdf = (EXAMPLE / "planar_arm" / "planar_arm.urdf").read_text(encoding="utf-8")
+    assert re.sub(r"\s+", " ", shown.strip()) in re.sub(r"\s+", " ", urdf)
+
+
+def test_guide_and_package_train_alike():
+    """The guide's commands are those of the package's README."""
+    readme = (EXAMPLE / "README.md").read_text(encoding="utf-8").splitlines()
+    for command in commands("docs/custom_environment.md"):
+        if command.startswith(("bullet-envs train", "bullet-envs evaluate", "bullet-envs record")):
+            assert command in readme
+
+
+def test_guide_shows_what_was_measured():
+    """The guide's table is that of the CSV, and every seed solves the arm in five minutes."""
+    rows = read_rows(ROOT / "benchmarks" / "custom_environment.csv")
+    text = (ROOT / "docs" / "custom_environment.md").read_text(encoding="utf-8")
+    assert custom_environment.table(rows) in text
+    assert [int(row["seed"]) for row in rows] == [0, 1, 2, 3, 4]
+    assert all(float(row["reached"]) >= 0.95 and float(row["seconds"]) <= 300 for row in rows)
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md", "assets/README.md"])
+def test_files_that_documents_name_exist(document):
+    """Every link to a file, and every file in backticks with a folder, is there."""
+    path = ROOT / document
+    text = path.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert all((path.parent / link).exists() for link in links), links
+    named = re.findall(r"`((?:bullet_envs|agents|benchmarks|tests|docs)/[\w/.]+)`", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_map_names_every_module():
+    """CONTRIBUTING's table has every module of the package and of the agents."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {*re.findall(r"[\w/]+\.py", text)}
+    names = {name.rpartition("/")[2] for name in named}
+    for folder in ("bullet_envs", "bullet_envs/engine", "agents"):
+        for module in (ROOT / folder).glob("*.py"):
+            if not module.stem.startswith("__"):
+                assert module.name in names, module
