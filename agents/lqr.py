@@ -75,9 +75,9 @@ def linearise(task: Task, step: float = STEP) -> LinearModel:
     Raises:
         ValueError: the state at rest does not stay where it is.
     """
-    widths = np.array([*task.tolerances, *task.command_tolerances])
+    widths = np.array([*task.tolerances, *task.command_tolerances], np.float64)
     n = len(task.tolerances)
-    resting = np.array([actuator.centre for actuator in task.actuators])
+    resting = np.array([actuator.centre for actuator in task.actuators], np.float64)
     simulation = Simulation(task)
 
     def advance(point: Array) -> Array:
@@ -120,7 +120,8 @@ def regulate(model: LinearModel, task: Task) -> Regulator:
         ValueError: a mode that does not decay by itself cannot be controlled; it is named by the
             coordinate that has most of it.
     """
-    tolerances, commands = np.array(task.tolerances), np.array(task.command_tolerances)
+    tolerances = np.array(task.tolerances, np.float64)
+    commands = np.array(task.command_tolerances, np.float64)
     state_cost, command_cost = np.diag(tolerances**-2), np.diag(commands**-2)
     # In units of the tolerances, so that all numbers are near 1.
     a = model.a * tolerances / tolerances[:, None]
@@ -195,5 +196,5 @@ def _observation_model(task: Task) -> tuple[Array, Array]:
             columns = [column for name in sorted(columns) for column in columns[name]]
         return np.array(columns, np.float64)
 
-    widths = STEP * np.array(task.tolerances)
+    widths = STEP * np.array(task.tolerances, np.float64)
     return observe(np.zeros(len(widths))), _extrapolated(observe, widths)

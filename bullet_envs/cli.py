@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import gymnasium as gym
+
 from . import __version__
 from .registration import env_ids, registered
 
@@ -17,12 +19,18 @@ from .registration import env_ids, registered
 ALGOS = ("reinforce", "dqn", "sb3-ppo")
 AGENTS = (*ALGOS, "lqr", "random")
 ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
+LONGEST = 1000  # characters of an error
 CONSTANTS = {"true": True, "false": False, "none": None}
+# The modules of the extra [agents].
+EXTRA = ("torch", "stable_baselines3", "safetensors", "scipy", "tensorboard", "rich", "matplotlib")
+INSTALL = "pip install 'bullet-envs[agents]'"
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, without the usage."""
+        if len(message) > LONGEST:  # it repeats what the user gave
+            message = f"{message[:LONGEST]}..."
         self.exit(2, f"{self.prog}: {message}\n")
 
 
@@ -37,15 +45,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
-        parser.error(f"{error}: pip install 'bullet-envs[agents]'")
+        parser.error(_missing(error))
     except BrokenPipeError:  # the reader, "| head", has seen enough
         # Python flushes once more at its exit, and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        # These carry a sentence for the user; a line break would hide it in scripts.
-        parser.error(" ".join(str(error).split()))
+    except (ValueError, TypeError, OSError, RuntimeError, gym.error.Error) as error:
+        parser.error(_sentence(error))
     return code
+
+
+def _sentence(error: Exception) -> str:
+    """Return what an error says to the user, in one line, which scripts can read."""
+    # Gymnasium adds all keywords of the environment, however long.
+    text, _, _ = str(error).partition(" was raised from the environment creator for ")
+    return " ".join(text.split())
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """Return what an error of an import says, and what to install."""
+    of_extra = (error.name or "").partition(".")[0] in EXTRA
+    return f"{error}: {INSTALL}" if of_extra else str(error)
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -161,10 +181,12 @@ class _TrainHelp(argparse.Action):
 def _settings_text(algo: str) -> str:
     try:
         from .agents import settings_help
+
+        settings = settings_help(algo)
     except ModuleNotFoundError as error:
-        return f"settings of {algo}: {error}: pip install 'bullet-envs[agents]'"
+        return f"settings of {algo} for --hyperparams: {_missing(error)}"
     lines = [f"settings of {algo} for --hyperparams, with their defaults:"]
-    for name, default, meaning in settings_help(algo):
+    for name, default, meaning in settings:
         shown = str(default).replace(" ", "") if isinstance(default, tuple) else default
         lines += [f"  {name}:{shown}", f"        {meaning}"]
     return "\n".join(lines)
@@ -218,17 +240,20 @@ def _env_config(options: argparse.Namespace) -> Any:
 
 
 def _load(options: argparse.Namespace) -> Any:
-    from .agents import load_agent
+    from .agents import load_agent, pretrained_card
 
     _env_config(options)
+    if options.algo in ALGOS and not pretrained_card(options.env, options.algo).is_file():
+        raise ValueError(
+            f"no {options.algo} agent of {options.env} is bundled: train one, and give its folder"
+            " with -i"
+        )
     return load_agent(
         options.env, options.algo or options.trained_agent, **dict(options.env_kwargs)
     )
 
 
 def _list(options: argparse.Namespace) -> int:
-    import gymnasium as gym
-
     for env_id in env_ids():
         spec = gym.spec(env_id)
         limit = f"{spec.max_episode_steps} actions" if spec.max_episode_steps else "no time limit"
@@ -240,7 +265,7 @@ def _list(options: argparse.Namespace) -> int:
             bundled = [algo for algo in ALGOS if pretrained_card(env_id, algo).is_file()]
             print(f"    agents: {', '.join((*bundled, *controllers_of(env_id)))}")
     if not _has_agents():
-        print("agents: pip install 'bullet-envs[agents]'")
+        print(f"agents: {INSTALL}")
     return 0
 
 
@@ -334,12 +359,12 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _print_table(evaluations: dict[str, Any], env_id: str) -> None:
     count = len(next(iter(evaluations.values())).returns)
     print(f"\n{env_id}, return of {count} episodes from unseen initial states")
-    print(f"{'agent':<12}{'mean':>8}{'std':>8}{'worst':>8}{'length':>8}")
+    print(f"{'agent':<12} {'mean':>8} {'std':>8} {'worst':>8} {'length':>8}")
     for name, evaluation in evaluations.items():
         returns, length = evaluation.returns, evaluation.lengths.mean()
         print(
-            f"{name:<12}{returns.mean():>8.1f}{returns.std():>8.1f}{returns.min():>8.1f}"
-            f"{length:>8.1f}"
+            f"{name:<12} {returns.mean():>8.1f} {returns.std():>8.1f} {returns.min():>8.1f}"
+            f" {length:>8.1f}"
         )
 
 

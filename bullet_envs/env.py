@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -158,7 +159,8 @@ class BulletEnv(gym.Env[Observation, Any]):
         if self._is_watched:
             self.render()
         if self.skip_observations and not terminated:
-            return self._latest, reward, False, False, info
+            # A new object, since users keep observations.
+            return copy.deepcopy(self._latest), reward, False, False, info
         self._latest = observation = self._observe(next_state)
         return observation, reward, terminated, False, info
 

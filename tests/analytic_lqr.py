@@ -4,11 +4,20 @@ Nothing of the simulator is in them, so they are evidence about it.
 """
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-import bullet_envs
-from bullet_envs import assets
+from bullet_envs import assets, read_links
+from bullet_envs.engine.urdf import Link
+
+Array = npt.NDArray[np.float64]
+
+
+def links(name: str) -> dict[str, Link]:
+    """Return the links of a URDF of the suite."""
+    return read_links(assets.path(name))
 
 
 def lqr_gain(
@@ -18,11 +27,13 @@ def lqr_gain(
     dt: float,
     tolerance: np.ndarray,
     effort: float,
+    physics_hz: int | None = None,
 ) -> tuple[Array, Array]:
     """Return the gain and the cost matrix of a sampled mechanical system.
 
-    The system ``mass @ q'' = stiffness @ q + input_vector * u`` is sampled with a zero-order hold;
-    the Riccati difference equation is iterated to its fixed point (Bertsekas, Dynamic Programming
+    The system ``mass @ q'' = stiffness @ q + input_vector * u`` is sampled with a zero-order hold,
+    exactly or as a semi-implicit Euler steps it: speeds first, then positions by the new speeds.
+    The Riccati difference equation is iterated to its fixed point (Bertsekas, Dynamic Programming
     and Optimal Control I, 4.1). Cost weights are 1 / tolerance^2 (Bryson's rule).
 
     Args:
@@ -32,6 +43,7 @@ def lqr_gain(
         dt: control period (s).
         tolerance: tolerable deviation of (q, q'), shape (2n,).
         effort: tolerable u (N or N·m).
+        physics_hz: steps per second of the Euler; None for the exact solution.
 
     Returns:
         Gain, shape (2n,), so that u = -gain @ (q, q'), and cost matrix, shape (2n, 2n).
@@ -41,9 +53,15 @@ def lqr_gain(
     augmented[:n, n : 2 * n] = np.eye(n)
     augmented[n : 2 * n, :n] = np.linalg.solve(mass, stiffness)
     augmented[n : 2 * n, 2 * n] = np.linalg.solve(mass, input_vector)
-    # Its exponential by the power series: periods are far shorter than the time constants.
-    terms = [np.linalg.matrix_power(augmented * dt, k) / math.factorial(k) for k in range(20)]
-    sampled = np.sum(terms, axis=0)
+    if physics_hz is None:
+        # Its exponential by the power series: periods are far shorter than the time constants.
+        terms = [np.linalg.matrix_power(augmented * dt, k) / math.factorial(k) for k in range(20)]
+        sampled = np.sum(terms, axis=0)
+    else:
+        speeds, positions = np.eye(2 * n + 1), np.eye(2 * n + 1)
+        speeds[n : 2 * n] += augmented[n : 2 * n] / physics_hz
+        positions[:n] += augmented[:n] / physics_hz
+        sampled = np.linalg.matrix_power(positions @ speeds, round(dt * physics_hz))
     a, b = sampled[: 2 * n, : 2 * n], sampled[: 2 * n, 2 * n :]
 
     weights = np.diag(1 / tolerance**2)
@@ -56,7 +74,7 @@ def lqr_gain(
         cost = updated
 
 
-def cart_pole_model(links: dict[str, assets.Link], gravity: float) -> tuple[Array, Array, Array]:
+def cart_pole_model(links: dict[str, Link], gravity: float) -> tuple[Array, Array, Array]:
     """Return mass matrix, stiffness and input vector for (x, theta) about the upright pole."""
     cart, pole = links["cart"], links["pole"]
     length = pole.centre[2]
@@ -93,19 +111,19 @@ def plate_model(
     return np.array(mass), np.array(stiffness), np.array([0.0, 1.0])
 
 
-def _cart_pole_gain(task: Any) -> Array:
-    model = cart_pole_model(assets.links("cart_pole.urdf"), task.gravity)
+def _cart_pole_gain(task: Any, physics_hz: int | None) -> Array:
+    model = cart_pole_model(links("cart_pole.urdf"), task.gravity)
     tolerance = np.array([0.5, 0.1, 1.0, 0.5])
-    gain, _ = lqr_gain(*model, 1 / task.control_hz, tolerance, task.force)
+    gain, _ = lqr_gain(*model, 1 / task.control_hz, tolerance, task.force, physics_hz)
     # The model's columns are x, theta, x_dot, theta_dot.
     return gain[None, [0, 2, 1, 3]]
 
 
-def _plate_gain(task: Any) -> Array:
-    links = assets.links("balancing_plate.urdf")
-    plate, ring = links["plate"], links["ring"]
-    radius = assets.links("ball.urdf")["ball"].size[0]
-    height = plate.size[2] / 2 + radius
+def _plate_gain(task: Any, physics_hz: int | None) -> Array:
+    parts = links("balancing_plate.urdf")
+    plate, ring = parts["plate"], parts["ring"]
+    radius = links("ball.urdf")["ball"].collision_size[0]
+    height = plate.collision_size[2] / 2 + radius
     tolerance = np.array([0.02, 0.05, 0.2, 0.4])
     gains = np.zeros((2, len(task.observation_scale)))
     x, y, vx, vy, pitch, roll, pitch_rate, roll_rate = 0, 1, 3, 4, 6, 7, 8, 9
@@ -115,7 +133,8 @@ def _plate_gain(task: Any) -> Array:
         (1, plate.inertia[1], 1, (x, vx, roll, roll_rate)),
     ):
         model = plate_model(inertia, task.ball_mass, radius, height, task.gravity)
-        gain, _ = lqr_gain(*model, 1 / task.control_hz, tolerance, task.torque / 5)
+        period, effort = 1 / task.control_hz, task.torque / 5
+        gain, _ = lqr_gain(*model, period, tolerance, effort, physics_hz)
         place, tilt, speed, rate = gain
         position, velocity, angle, angle_rate = columns
         gains[row, position] = sign * place
@@ -127,4 +146,12 @@ def _plate_gain(task: Any) -> Array:
     return gains
 
 
-_GAINS = {"CartPole": _cart_pole_gain, "BalancingPlate": _plate_gain}
+def analytic_gain(task: Any, physics_hz: int | None = None) -> Array:
+    """Return the gain of a task of the suite, shape (actuators, columns of the observation).
+
+    Args:
+        task: a CartPole or a BalancingPlate.
+        physics_hz: as of :func:`lqr_gain`.
+    """
+    gains = {"CartPole": _cart_pole_gain, "BalancingPlate": _plate_gain}
+    return gains[type(task).__name__](task, physics_hz)

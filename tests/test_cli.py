@@ -1,25 +1,35 @@
 """The command does what it says, and says in one line what it cannot do."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLED, PIXEL_IDS
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
 from video_tools import decode
 
 import bullet_envs
 from bullet_envs import cli
-from bullet_envs.agents import ALGOS, CONTROLLERS, algorithm, controllers_of, load_agent
-from bullet_envs.agents.controllers import LQR
+from bullet_envs.agents import (
+    ALGOS,
+    CONTROLLERS,
+    EnvConfig,
+    algorithm,
+    controllers_of,
+    load_agent,
+    new_agent,
+    settings_help,
+)
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, evaluate
 from bullet_envs.agents.run import Run
 
@@ -27,25 +37,50 @@ ENV_ID = "BulletCartPole-v0"
 PIXEL_ID = "BulletCartPolePixels-v0"
 TRAIN = f"train --algo reinforce --env {ENV_ID} --no-progress -n 400"
 EVALUATE = f"evaluate --env {ENV_ID} --algo lqr --eval-episodes 1"
-RECORD = f"record --env {ENV_ID} --algo lqr -o films"
+RECORD = f"record --env {ENV_ID} --algo lqr -o videos"
 SETTINGS = (
-    "n_timesteps, eval_freq, solved_evaluations, frame_stack, action_repeat, episodes, gamma,"
-    " learning_rate"
+    "n_timesteps, eval_freq, save_freq, solved_evaluations, frame_stack, action_repeat, episodes,"
+    " gamma, learning_rate"
 )
 KEYWORDS = "continuous, force, x_limit, angle_limit, start_range"
-AGENTS = "reinforce, dqn, ppo, lqr, random"
-TRAIN_ON_PIXELS = f"train --algo ppo --env {PIXEL_ID} --no-progress -n 400"
-OBSERVABILITY = f"observability --env {PIXEL_ID}"
+AGENTS = "reinforce, dqn, sb3-ppo, lqr, random"
+TRAIN_ON_PIXELS = f"train --algo sb3-ppo --env {PIXEL_ID} --no-progress -n 400"
+LONG = "-" * 5000
 
 # A wrong command and what its one line must say; the legal values, where one can list them.
 WRONG = {
     "": "COMMAND",
-    "foo": "'list', 'train', 'evaluate', 'enjoy', 'record', 'observability', 'demo', 'bench'",
+    "foo": "'list', 'new', 'train', 'evaluate', 'enjoy', 'record', 'demo', 'bench'",
+    "observability": "invalid choice: 'observability'",
     "train": "--env, --algo",
     "train --algo reinforce": "--env",
-    "train --algo reinforce --env CartPole-v1": ", ".join(map(repr, bullet_envs.ENV_IDS)),
-    f"train --algo sac --env {ENV_ID}": "'reinforce', 'dqn', 'ppo'",
-    f"train --algo lqr --env {ENV_ID}": "'reinforce', 'dqn', 'ppo'",
+    "train --algo reinforce --env CartPol-v1": "Did you mean: `CartPole`?",
+    "train --algo reinforce --env CartPole": "env_id='CartPole' is not an environment",
+    "train --algo reinforce --env no_such_package:CartPole-v1": "No module named 'no_such_package'",
+    "train --algo reinforce --env json:Nothing-v1": "'json:Nothing-v1' is not an environment",
+    "evaluate --algo random --env CartPol-v1": "Did you mean: `CartPole`?",
+    "evaluate --algo dqn --env CartPole-v1": "no dqn agent of CartPole-v1 is bundled: train one",
+    "evaluate --algo lqr --env CartPole-v1": "which CartPole-v1 does not show",
+    "record --algo random --env Nothing-v0 -o videos": "'Nothing-v0' is not an environment",
+    "evaluate --algo random --env CartPole-v1 --env-kwargs forze:1": "'forze'",
+    "evaluate --algo random --env CartPole-v1 --env-kwargs render_mode:x": "set render_mode",
+    "train --algo dqn --env Pendulum-v1": "dqn needs Discrete actions",
+    "bench --env CartPole-v1": "--env CartPole-v1 must be a registered task: BulletCartPole-v0",
+    "bench --env no_such_package:X-v0": "No module named 'no_such_package'",
+    "bench --repeats 0": "repeats=0 must be 1 or more",
+    "new": "NAME",
+    "new Arm": "NAME 'Arm' must be",
+    "new numpy": "NAME 'numpy' is that of an installed package",
+    "new empty": "empty exists already: choose another name",
+    "new arm -o file": "cannot write file/arm: not a directory",
+    "new arm -o nowhere": "cannot write nowhere/arm: no such file or directory",
+    f"{EVALUATE} --env-kwargs force:{LONG}": f"force='{LONG[:76]}... must be a number from 0.1",
+    f"{EVALUATE} --env-kwargs force:{'(' * 5000}": "must be a number from 0.1 to 1000 N",
+    f"{EVALUATE} --env-kwargs force:{'9' * 5000}": "must be a number from 0.1 to 1000 N",
+    f"{TRAIN} -params gamma:{LONG}": "gamma='---",
+    f"{TRAIN} --env-kwargs force:5 autoreset_mode:x": "env_kwargs cannot set autoreset_mode",
+    f"train --algo sac --env {ENV_ID}": "'reinforce', 'dqn', 'sb3-ppo'",
+    f"train --algo lqr --env {ENV_ID}": "'reinforce', 'dqn', 'sb3-ppo'",
     f"{TRAIN} --nonsense": "--nonsense",
     f"{TRAIN} -n 0": "n_timesteps=0 must lie from 1 to",
     f"{TRAIN} -n -5": "n_timesteps=-5 must lie from 1 to",
@@ -73,9 +108,11 @@ WRONG = {
     f"{TRAIN} -params hidden:(0,)": "hidden=(0,)",
     f"{TRAIN} -params hidden:(99999,)": "hidden=(99999,)",
     f"{TRAIN} -params hidden:(64,)*2": "hidden=",
-    f"{TRAIN} -f file": "file",
-    f"{TRAIN} -f file/below": "file",
-    f"{TRAIN} --resume": "no checkpoint",
+    f"{TRAIN} -f file": f"cannot write a training into file/reinforce/{ENV_ID}_seed0_1: not a dir",
+    f"{TRAIN} -f file/below": "cannot write a training into file/below/reinforce",
+    f"{TRAIN} --resume": "nothing to resume: runs has no reinforce training of",
+    f"{TRAIN} --resume -f nowhere": "nothing to resume: nowhere has no reinforce training of",
+    f"{TRAIN} --save-freq 0": "save_freq=0 must lie from 1 to",
     f"{TRAIN} --env-kwargs force": "'force' must be KEY:VALUE",
     f"{TRAIN} --env-kwargs forze:1": f"{KEYWORDS}",
     f"{TRAIN} --env-kwargs force:x": "force='x' must be a number from 0.1 to 1000 N",
@@ -89,10 +126,10 @@ WRONG = {
     f"{TRAIN} --env-kwargs render_mode:human": "render_mode",
     f"train --algo dqn --env {ENV_ID} --env-kwargs continuous:True": "dqn needs Discrete actions",
     f"train --algo dqn --env {ENV_ID} -params learning_starts:1": "learning_starts=1",
-    f"train --algo ppo --env {ENV_ID} -params batch_size:100": "batch_size=100",
+    f"train --algo sb3-ppo --env {ENV_ID} -params batch_size:100": "batch_size=100",
     "evaluate --algo lqr": "--env",
     f"evaluate --env {ENV_ID}": "--algo -i/--trained-agent",
-    f"evaluate --env {ENV_ID} --algo sac": "'reinforce', 'dqn', 'ppo', 'lqr', 'random'",
+    f"evaluate --env {ENV_ID} --algo sac": "'reinforce', 'dqn', 'sb3-ppo', 'lqr', 'random'",
     f"evaluate --env {ENV_ID} --algo lqr -i x.json": "-i/--trained-agent",
     f"evaluate --env {ENV_ID} -i nowhere": f"'nowhere' must be one of {AGENTS}",
     f"evaluate --env {ENV_ID} -i nowhere.json": "nowhere.json",
@@ -111,31 +148,28 @@ WRONG = {
     f"{EVALUATE} --env-kwargs render_mode:human": "render_mode",
     f"{TRAIN} -params frame_stack:0": "frame_stack=0 must lie from 1 to 64",
     f"{TRAIN} -params action_repeat:65": "action_repeat=65 must lie from 1 to 64",
-    f"{TRAIN} --env-kwargs size:64": "unknown keyword size; legal: render_mode, observer, ",
+    f"{TRAIN} --env-kwargs size:64": "unexpected keyword argument 'size'; legal: render_mode, ",
     f"{TRAIN_ON_PIXELS} --env-kwargs size:15": "size=15 must be a whole number from 16 to 512",
     f"{TRAIN_ON_PIXELS} --env-kwargs size:16": "20 x 20 pixels or more, not 16 x 16",
     f"{TRAIN_ON_PIXELS} --env-kwargs renderer:x": "renderer='x' must be one of tiny, egl",
     f"{TRAIN_ON_PIXELS} --env-kwargs observer:x": "observer='x' must be one of state, pixels",
-    f"evaluate --env {PIXEL_ID} --algo lqr": f"'lqr' acts on the state and cannot see: use it on"
-    f" {ENV_ID}, or one of reinforce, dqn, ppo here",
-    f"record --env {PIXEL_ID} --algo lqr -o films": "cannot see",
+    f"evaluate --env {PIXEL_ID} --algo lqr": f"{PIXEL_ID} does not show: use it on"
+    f" {ENV_ID}, or one of reinforce, dqn, sb3-ppo, random here",
+    f"record --env {PIXEL_ID} --algo lqr -o videos": f"use it on {ENV_ID}",
     f"evaluate --env {PIXEL_ID} -i good": f"{ENV_ID}, not for {PIXEL_ID}",
-    "observability": "--env",
-    f"observability --env {ENV_ID}": ", ".join(map(repr, PIXEL_IDS)),
-    f"{OBSERVABILITY} --size 15": "size=15 must be a whole number from 16 to 512",
-    f"{OBSERVABILITY} --size x": "'x'",
-    f"{OBSERVABILITY} --stride 0": "stride=0 must lie from 1 to 16",
-    f"{OBSERVABILITY} --stride 17": "stride=17 must lie from 1 to 16",
-    f"{OBSERVABILITY} --supersampling 5": "supersampling=5 must be a whole number from 1 to 4",
-    f"{OBSERVABILITY} --eval-episodes 0": "episodes=0 must lie from 1 to 100",
-    f"{OBSERVABILITY} --eval-episodes 101": "episodes=101 must lie from 1 to 100",
     f"{RECORD} --seed -1": "--seed -1",
     f"{RECORD} --seed x": "'x'",
     f"{RECORD} --env-kwargs force:x": "force='x' must be a number from 0.1 to 1000 N",
-    f"record --env {ENV_ID} -i nowhere -o films": f"must be one of {AGENTS}",
-    f"record --env {ENV_ID} -i damaged -o films": "SHA-256",
+    f"record --env {ENV_ID} -i nowhere -o videos": f"must be one of {AGENTS}",
+    f"record --env {ENV_ID} -i damaged -o videos": "SHA-256",
     f"record --env {ENV_ID} --algo lqr -o file": "file",
 }
+
+
+def untrained(algo, env_id, frame_stack=1, action_repeat=1):
+    """Return a small agent with random weights."""
+    env = EnvConfig(env_id, {}, frame_stack, action_repeat)
+    return new_agent(algorithm(algo).policy, env, (8,))
 
 
 def everything_in(folder):
@@ -153,8 +187,7 @@ def workplace(tmp_path, monkeypatch):
     Path("empty").mkdir()
     Path("rubbish.json").write_text("rubbish")
     for name in ("good", "damaged"):
-        agent = algorithm("reinforce").agent(ENV_ID, {}, (8,))
-        agent.save(tmp_path / name / "best.json")
+        untrained("reinforce", ENV_ID).save(tmp_path / name / "best.json")
     [weights] = Path("damaged").glob("*.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -162,7 +195,7 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", WRONG)
+@pytest.mark.parametrize("command", WRONG, ids=lambda command: command[:90])
 def test_wrong_input_gets_one_line(workplace, capsys, command):
     """Exit code 2, one line that says what is legal, nothing on stdout, nothing on disk."""
     before = everything_in(workplace)
@@ -172,16 +205,15 @@ def test_wrong_input_gets_one_line(workplace, capsys, command):
     assert end.value.code == 2
     assert printed == ""
     assert complained.startswith("bullet-envs")
-    assert complained.count("\n") == 1 and complained.endswith("\n")
+    assert complained.count("\n") == 1 and complained.endswith("\n") and len(complained) < 1100
     assert WRONG[command] in complained
     assert everything_in(workplace) == before
 
 
 def run(*arguments, cwd):
     """Run the command as a user does."""
-    code = "from bullet_envs.cli import main; raise SystemExit(main())"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True
+        [sys.executable, "-m", "bullet_envs", *arguments], cwd=cwd, capture_output=True, text=True
     )
 
 
@@ -201,7 +233,7 @@ def test_installed_command():
     script = Path(sys.executable).with_name("bullet-envs")
     done = subprocess.run([script, "list"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert all(env_id in done.stdout for env_id in bullet_envs.ENV_IDS)
+    assert all(env_id in done.stdout for env_id in STATE_IDS + PIXEL_IDS)
 
 
 def test_list_loads_nothing_heavy(run_python):
@@ -222,7 +254,7 @@ def test_list_says_what_there_is(capsys):
     """Every id with its limit and threshold, and every agent."""
     assert cli.main(["list"]) == 0
     printed = capsys.readouterr().out
-    for env_id in bullet_envs.ENV_IDS:
+    for env_id in STATE_IDS + PIXEL_IDS:
         agents = ", ".join((*ALGOS, *controllers_of(env_id)))
         assert f"{env_id}: 500 actions, solved at 475\n    agents: {agents}\n" in printed
 
@@ -241,13 +273,23 @@ def test_a_reader_who_has_seen_enough():
 
 def test_names_known_without_torch():
     """The names that the parser knows are those of the agents."""
-    assert cli.PIXEL_IDS == PIXEL_IDS
     assert cli.ALGOS == ALGOS
     assert (*ALGOS, *CONTROLLERS) == cli.AGENTS
 
 
 @pytest.mark.parametrize(
-    "flag", ["--algo", "--env", "-n", "--seed", "-params", "-f", "--eval-freq", "--env-kwargs"]
+    "flag",
+    [
+        "--algo",
+        "--env",
+        "-n",
+        "--seed",
+        "-params",
+        "-f",
+        "--eval-freq",
+        "--save-freq",
+        "--env-kwargs",
+    ],
 )
 def test_help_of_train(capsys, flag):
     """`train --help` shows RL Zoo's flags."""
@@ -263,7 +305,12 @@ def test_pairs_are_literals_or_words():
     assert cli._pair("learning_rate:3e-4") == ("learning_rate", 3e-4)
     assert cli._pair("hidden:(64,64)") == ("hidden", (64, 64))
     assert cli._pair("continuous:True") == ("continuous", True)
+    assert cli._pair("continuous:true") == ("continuous", True)
+    assert cli._pair("continuous:FALSE") == ("continuous", False)
+    assert cli._pair("hidden:none") == ("hidden", None)
     assert cli._pair("name:a:b") == ("name", "a:b")
+    for text in ("-" * 100_000, "(" * 100_000, "9" * 100_000, "[" * 5000 + "]" * 5000):
+        assert cli._pair(f"force:{text}") == ("force", text)
     assert cli._pair("x:__import__('os').mkdir('ran')") == ("x", "__import__('os').mkdir('ran')")
 
 
@@ -279,19 +326,19 @@ SCALARS = {
 SCALARS_OF = {
     "reinforce": SCALARS | {"train/policy_gradient_loss", "train/value_loss"},
     "dqn": SCALARS | {"train/loss", "train/n_updates", "rollout/exploration_rate"},
-    "ppo": SCALARS | {"train/policy_gradient_loss", "train/value_loss", "train/approx_kl"},
+    "sb3-ppo": SCALARS | {"train/policy_gradient_loss", "train/value_loss", "train/approx_kl"},
 }
 TINY = {
     "reinforce": "episodes:2",
     "dqn": "learning_starts:100",
-    "ppo": "n_steps:32",
+    "sb3-ppo": "n_steps:32",
 }
 
 
 @pytest.mark.parametrize("env_id", [ENV_ID, PIXEL_ID])
 @pytest.mark.parametrize("algo", ALGOS)
 def test_train_evaluate_record(tmp_path, monkeypatch, capsys, algo, env_id):
-    """A small training is logged under SB3's names; its agent is evaluated and filmed."""
+    """A small training is logged under SB3's names; its agent is evaluated and recorded."""
     monkeypatch.chdir(tmp_path)
     repeat = 2 if env_id == PIXEL_ID else 1
     length = 512 * repeat
@@ -318,7 +365,7 @@ def test_train_evaluate_record(tmp_path, monkeypatch, capsys, algo, env_id):
     assert (settings["seed"], settings["n_timesteps"], settings["hidden"]) == (3, length, [8])
 
     agent = load_agent(env_id, folder)
-    assert agent.action_repeat == repeat
+    assert agent.env.action_repeat == repeat
     expected = evaluate(agent, EVALUATION_SEEDS[:7])
     for verb in ("evaluate", "enjoy"):
         command = [verb, "--env", env_id, "-i", str(folder), "--eval-episodes", "7"]
@@ -327,26 +374,29 @@ def test_train_evaluate_record(tmp_path, monkeypatch, capsys, algo, env_id):
         assert name == algo
         assert [float(number) for number in numbers] == [
             pytest.approx(value, abs=0.06)
-            for value in (expected.mean(), expected.std(), expected.min())
+            for value in (
+                *(expected.returns.mean(), expected.returns.std(), expected.returns.min()),
+                expected.lengths.mean(),
+            )
         ]
 
     best = folder / "best.json"
-    command = ["record", "--env", env_id, "-i", str(best), "--seed", "11", "-o", "films"]
+    command = ["record", "--env", env_id, "-i", str(best), "--seed", "11", "-o", "videos"]
     assert cli.main(command) == 0
-    film = Path(capsys.readouterr().out.strip())
-    assert film.is_relative_to("films") and film.read_bytes()[4:8] == b"ftyp"
-    facts = json.loads(film.with_suffix(".json").read_text())
+    video = Path(capsys.readouterr().out.strip())
+    assert video.is_relative_to("videos") and video.read_bytes()[4:8] == b"ftyp"
+    facts = json.loads(video.with_suffix(".json").read_text())
     assert facts["agent_hash"] == json.loads(best.read_text())["sha256"] == agent.weights_hash
     assert (facts["seed"], facts["env_id"], facts["complete"]) == (11, env_id, True)
-    # The agent with that hash plays the very episode of the film again.
+    # The agent with that hash plays the very episode of the video again.
     assert replay(agent, facts) == (facts["actions"], facts["return"])
 
 
 def replay(agent, facts):
-    """Return the actions of the environment and the return of an agent from a film's start."""
+    """Return the actions of the environment and the return of an agent as in a video."""
     actions = []
     with Remembering(gym.make(facts["env_id"], **{**facts["kwargs"], "render_mode": None})) as bare:
-        env = agent.wrap(bare)
+        env = agent.env.wrap(bare)
         observation, _ = env.reset(seed=facts["seed"])
         total, ended = 0.0, False
         while not ended:
@@ -371,39 +421,31 @@ class Remembering(gym.Wrapper):
 
 
 @pytest.mark.slow
-def test_film_of_repeated_actions_has_every_frame(tmp_path, monkeypatch, capsys):
-    """250 actions of two steps each: 501 frames at 50 a second, and the actions of 500 steps."""
-
-    class HalfRate(LQR):
-        """An LQR that decides at every other step."""
-
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            self.action_repeat = 2
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bullet_envs.agents.controllers.LQR", HalfRate)
-    assert cli.main(f"record --env {ENV_ID} --algo lqr --seed 3 -o films".split()) == 0
-    film = Path(capsys.readouterr().out.strip())
-    facts = json.loads(film.with_suffix(".json").read_text())
-    assert (facts["length"], facts["frames"], facts["fps"]) == (500, 501, 50.0)
-    frames, told = decode(film)
-    assert len(frames) == 501 and " 50 fps" in told
-    assert facts["actions"][::2] == facts["actions"][1::2]
-    agent = load_agent(ENV_ID, "lqr")
-    assert isinstance(agent, HalfRate)
-    assert replay(agent, facts) == (facts["actions"], 500.0)
-
-
-def test_film_of_a_pixel_agent_shows_what_it_sees(tmp_path, monkeypatch, capsys):
-    """The film of an id of pictures has the observation to the right of the scene."""
+def test_video_of_repeated_actions_has_every_frame(tmp_path, monkeypatch, capsys):
+    """An agent that decides at every other step: a frame of each step at 50 a second."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    algorithm("dqn").agent(PIXEL_ID, {}, (8,), 3, 2).save(tmp_path / "card.json")
-    assert cli.main(f"record --env {PIXEL_ID} -i card.json -o films".split()) == 0
-    film = Path(capsys.readouterr().out.strip())
-    facts = json.loads(film.with_suffix(".json").read_text())
-    frames, _ = decode(film)
+    untrained("dqn", ENV_ID, action_repeat=2).save(tmp_path / "card.json")
+    assert cli.main(f"record --env {ENV_ID} -i card.json --seed 3 -o videos".split()) == 0
+    video = Path(capsys.readouterr().out.strip())
+    facts = json.loads(video.with_suffix(".json").read_text())
+    assert (facts["frames"], facts["fps"]) == (facts["length"] + 1, 50.0)
+    frames, told = decode(video)
+    assert len(frames) == facts["frames"] and " 50 fps" in told
+    actions = facts["actions"]
+    assert facts["length"] >= 8 and actions[: len(actions) // 2 * 2 : 2] == actions[1::2]
+    assert replay(load_agent(ENV_ID, "card.json"), facts) == (actions, facts["return"])
+
+
+def test_video_of_a_pixel_agent_shows_what_it_sees(tmp_path, monkeypatch, capsys):
+    """The video of a pixel id has the observation to the right of the scene."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    untrained("dqn", PIXEL_ID, 3, 2).save(tmp_path / "card.json")
+    assert cli.main(f"record --env {PIXEL_ID} -i card.json -o videos".split()) == 0
+    video = Path(capsys.readouterr().out.strip())
+    facts = json.loads(video.with_suffix(".json").read_text())
+    frames, _ = decode(video)
     assert len(frames) == facts["frames"] == facts["length"] + 1
     assert frames[0].shape == (360, 848, 3)
     with gym.make(PIXEL_ID) as env:
@@ -447,17 +489,17 @@ def test_environment_keywords_stay_with_the_agent(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     assert cli.main([*TRAIN.split(), "--env-kwargs", "force:5", "control_hz:25"]) == 0
     agent = load_agent(ENV_ID, next(Path("runs/reinforce").iterdir()))
-    assert agent.env_kwargs == {"force": 5, "control_hz": 25}
+    assert agent.env.env_kwargs == {"force": 5, "control_hz": 25}
     with agent.make_env() as env:
         assert (env.unwrapped.task.force, env.unwrapped.task.control_hz) == (5, 25)
 
 
-@pytest.mark.parametrize("algo", ["reinforce", "ppo"])
+@pytest.mark.parametrize("algo", ["reinforce", "sb3-ppo"])
 def test_stochastic_draws_actions(tmp_path, monkeypatch, capsys, algo):
     """--stochastic plays another game than the likeliest actions do."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    algorithm(algo).agent(ENV_ID, {}, (8,)).save(tmp_path / "card.json")
+    untrained(algo, ENV_ID).save(tmp_path / "card.json")
     command = ["evaluate", "--env", ENV_ID, "-i", "card.json", "--eval-episodes", "20"]
     tables = []
     for flags in ([], [], ["--stochastic"]):
@@ -473,43 +515,74 @@ def test_stdout_of_evaluate_is_clean(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "",
-        f"{ENV_ID}, return over 3 unseen starts",
-        "agent           mean     std   worst",
-        "lqr            500.0     0.0     500",
+        f"{ENV_ID}, return of 3 episodes from unseen initial states",
+        "agent            mean      std    worst   length",
+        "lqr             500.0      0.0    500.0    500.0",
     ]
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_extra_is_named(run_python):
-    """Without torch the one line says what to install, and `list` still works."""
-    code = """
-import sys
-sys.modules["torch"] = None
+BLOCKED = """
+import importlib.util, sys
+name = sys.argv.pop(1)
+sys.modules[name] = None
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda n, *package: None if n == name else find(n, *package)
 from bullet_envs.cli import main
-main(["list"])
-main(sys.argv[1:])
+raise SystemExit(main(sys.argv[1:]))
 """
-    done = run_python(code, *TRAIN.split())
-    assert done.returncode == 2
-    assert b"BalancingPlate-v0" in done.stdout
-    assert re.fullmatch(
-        r"bullet-envs: .*pip install 'bullet-envs\[agents\]'\n", done.stderr.decode()
-    )
+
+
+def test_without_torch_the_agents_are_not_offered(run_python):
+    """`list` names none and says what to install; `demo` is no command; the LQR works."""
+    done = run_python(BLOCKED, "torch", "list")
+    assert done.returncode == 0 and done.stderr == b""
+    listed = done.stdout.decode()
+    assert "BalancingPlate-v0: 500 actions, solved at 475\nBullet" in listed
+    assert not re.search("reinforce|dqn|ppo", listed)
+    assert listed.endswith("agents: pip install 'bullet-envs[agents]'\n")
+    done = run_python(BLOCKED, "torch", "--help")
+    assert b"train" in done.stdout and b"demo" not in done.stdout
+    done = run_python(BLOCKED, "torch", *EVALUATE.split())
+    assert done.returncode == 0 and b"lqr             500.0" in done.stdout
+
+
+@pytest.mark.parametrize("command", [TRAIN, f"evaluate --env {ENV_ID} --algo dqn", "demo"])
+def test_without_torch_one_line_says_what_is_missing(run_python, command):
+    """Exit code 2 and what to install; `demo` is no command then."""
+    done = run_python(BLOCKED, "torch", *command.split())
+    assert (done.returncode, done.stdout) == (2, b"")
+    expected = r"invalid choice: 'demo'.*" if command == "demo" else r".*torch.*pip install '.*'"
+    assert re.fullmatch(rf"bullet-envs: .*{expected}\n", done.stderr.decode()), done.stderr
+
+
+def test_help_without_torch(run_python):
+    """`train --algo dqn --help` shows the flags and says what the settings need."""
+    done = run_python(BLOCKED, "torch", "train", "--algo", "dqn", "--help")
+    assert done.returncode == 0 and done.stderr == b""
+    assert done.stdout.endswith(b"pip install 'bullet-envs[agents]'\n")
+
+
+def test_a_renderer_that_is_missing_is_named(run_python):
+    """What Gymnasium says of a package that an environment needs to draw, in the last line."""
+    done = run_python(BLOCKED, "pygame", *"record --env CartPole-v1 --algo random".split())
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(b"bullet-envs: pygame is not installed")
 
 
 @pytest.mark.parametrize("env_id, algo", BUNDLED)
 def test_bundled_agent_plays_from_the_command(capsys, env_id, algo):
-    """`bullet-envs evaluate --algo …` prints what the agent returns from the first starts.
+    """`bullet-envs evaluate --algo …` prints what the agent returns from the first seeds.
 
-    An agent of pictures may lose one of them; that it solves its id over all 100 is for
+    An agent that sees images may lose one of them; that it solves its id over all 100 is for
     test_bundled_agent_solves_its_task.
     """
     episodes = 3 if env_id in PIXEL_IDS else 10
     command = ["evaluate", "--env", env_id, "--algo", algo, "--eval-episodes", str(episodes)]
     assert cli.main(command) == 0
-    name, mean, _, _ = capsys.readouterr().out.splitlines()[-1].split()
+    name, mean, *_ = capsys.readouterr().out.splitlines()[-1].split()
     assert name == algo
-    returns = evaluate(load_agent(env_id, algo), EVALUATION_SEEDS[:episodes])
+    returns = evaluate(load_agent(env_id, algo), EVALUATION_SEEDS[:episodes]).returns
     assert float(mean) == pytest.approx(returns.mean(), abs=0.05)
     if env_id not in PIXEL_IDS:
         assert float(mean) >= 475
@@ -522,23 +595,6 @@ def test_bundled_agents_need_no_network_and_no_folder(tmp_path, monkeypatch):
     assert len({agent.weights_hash for agent in agents}) == len(agents)
 
 
-def test_observability_of_tiny_pictures(monkeypatch, capsys):
-    """The command prints the table of one row, its setting, R² of each column and the returns."""
-    from bullet_envs.agents import observability
-
-    for name, value in {"PICTURES": 256, "UNSEEN": 64, "ROUNDS": 1, "EPOCHS": 1}.items():
-        monkeypatch.setattr(observability, name, value)
-    command = f"{OBSERVABILITY} --size 20 --stride 3 --supersampling 2 --eval-episodes 2"
-    assert cli.main(command.split()) == 0
-    title, line, row = capsys.readouterr().out.strip().splitlines()
-    assert title.startswith(f"| {PIXEL_ID}: px | stride | supersampling | x | x_dot |")
-    assert title.count("|") == line.count("|") == row.count("|")
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:3] == ["20", "3", "2"]
-    assert all(-20 < float(cell) < 1 for cell in cells[3:7])
-    assert 1 <= int(cells[8]) <= float(cells[7]) <= 500
-
-
 @pytest.fixture
 def short_demo(tmp_path, monkeypatch):
     """Let the demonstration train for a second only, in an empty folder."""
@@ -548,20 +604,218 @@ def short_demo(tmp_path, monkeypatch):
 
 
 def test_demo(short_demo, capsys):
-    """The demo trains, sets the agent between random play and the LQR, and films it."""
+    """The demo trains, sets the agent between random play and the LQR, and records it."""
     assert cli.main(["demo"]) == 0
     printed = capsys.readouterr().out
-    rows = [line.split() for line in printed.splitlines() if re.search(r"\d +\d+$", line)]
+    rows = [line.split() for line in printed.splitlines() if re.search(r"\d +\d+\.\d$", line)]
     assert [row[0] for row in rows] == ["random", "lqr", "reinforce"]
     agent = load_agent("BalancingPlate-v0", re.search(r"agent: (.*)", printed)[1])
     facts = json.loads(Path(re.search(r"facts: (.*)", printed)[1]).read_text())
     assert facts["agent_hash"] == agent.weights_hash
     assert facts["complete"]
-    assert Path(re.search(r"film: (.*)", printed)[1]).stat().st_size > 0
+    assert Path(re.search(r"video: (.*)", printed)[1]).stat().st_size > 0
 
 
 def test_demo_stops_on_ctrl_c(short_demo, monkeypatch, capsys):
-    """Stopped in its training the demo ends with code 130 and without a film."""
+    """Stopped in its training the demo ends with code 130 and without a video."""
     monkeypatch.setattr(Run, "advance", lambda run, steps: signal.raise_signal(signal.SIGINT))
     assert cli.main(["demo"]) == 130
-    assert "film:" not in capsys.readouterr().out
+    assert "video:" not in capsys.readouterr().out
+
+
+def test_version(capsys):
+    """`bullet-envs --version` and `python -m bullet_envs --version` say the package's."""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"bullet-envs {bullet_envs.__version__}\n"
+    done = run("--version", cwd=None)
+    assert done.returncode == 0 and done.stdout == f"bullet-envs {bullet_envs.__version__}\n"
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_help_lists_every_setting(capsys, algo):
+    """`train --algo … --help` has name, default and meaning of each."""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", "--algo", algo, "--help"])
+    shown = capsys.readouterr().out
+    config = algorithm(algo).config
+    named = re.findall(r"^  (\w+):(\S+)\n {8}(\S.*)$", shown, re.MULTILINE)
+    assert [name for name, _, _ in named] == [name for name, _, _ in settings_help(algo)]
+    for name, default, _ in named:  # each is legal as it is shown
+        assert cli._pair(f"{name}:{default}")[1] == config.__dataclass_fields__[name].default
+    assert len(named) == len(config.__dataclass_fields__) - 3  # these have flags of their own
+
+
+def test_help_says_how_to_see_the_settings(capsys):
+    """`train --help` names the commands that list them."""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert all(f"train --algo {algo} --help" in shown for algo in ALGOS)
+
+
+def test_any_id_of_gymnasium(tmp_path, monkeypatch, capsys):
+    """An agent is trained and evaluated on CartPole-v1, with keywords of that environment."""
+    monkeypatch.chdir(tmp_path)
+    words = "train --algo dqn --env CartPole-v1 -n 300 --eval-freq 100 --no-progress"
+    words += " -params hidden:(8,) learning_starts:100 --env-kwargs sutton_barto_reward:true"
+    assert cli.main(words.split()) == 0
+    folder = Path("runs/dqn/CartPole-v1_seed0_1")
+    assert f"next: bullet-envs evaluate --env CartPole-v1 -i {folder}\n" in capsys.readouterr().out
+    agent = load_agent("CartPole-v1", folder)
+    assert agent.env.env_kwargs == {"sutton_barto_reward": True}
+    # The pole falls before the time limit, which rewards -1 and nothing else.
+    assert cli.main(f"evaluate --env CartPole-v1 -i {folder} --eval-episodes 5".split()) == 0
+    name, mean, std, worst, length = capsys.readouterr().out.splitlines()[-1].split()
+    assert (name, mean, std, worst) == ("dqn", "-1.0", "0.0", "-1.0")
+    assert 5 < float(length) < 500
+
+
+def test_random_actions_on_any_id(capsys):
+    """`evaluate --algo random` plays whatever Gymnasium has."""
+    for env_id, low, high in [("CartPole-v1", 8, 100), ("Pendulum-v1", -2000, -500)]:
+        assert cli.main(f"evaluate --env {env_id} --algo random --eval-episodes 8".split()) == 0
+        name, mean, *_ = capsys.readouterr().out.splitlines()[-1].split()
+        assert name == "random" and low < float(mean) < high
+
+
+@pytest.mark.slow
+def test_record_of_any_id(tmp_path, monkeypatch, capsys):
+    """A video of CartPole-v1."""
+    pytest.importorskip("pygame")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main("record --env CartPole-v1 --algo random --seed 1".split()) == 0
+    video = Path(capsys.readouterr().out.strip())
+    assert video == Path("videos/CartPole-v1/random-start1-episode-0.mp4")
+    facts = json.loads(video.with_suffix(".json").read_text())
+    frames, _ = decode(video)
+    assert len(frames) == facts["frames"] == facts["length"] + 1
+
+
+PACKAGE = """
+import gymnasium as gym
+import numpy as np
+
+class Countdown(gym.Env):
+    observation_space = gym.spaces.Box(0, 9, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, first=5):
+        self.first = first
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = self.first
+        return self._observation(), {}
+
+    def step(self, action):
+        self.left -= 1
+        return self._observation(), 2.0, self.left == 0, False, {}
+
+    def _observation(self):
+        return np.array([self.left], np.float32)
+
+gym.register("Countdown-v0", Countdown)
+"""
+
+
+def test_a_package_in_the_present_folder(tmp_path):
+    """`module:Id` of a file that lies where the command is run, trained and evaluated."""
+    (tmp_path / "my_countdown.py").write_text(PACKAGE)
+    words = "--env my_countdown:Countdown-v0"
+    training = f"train {words} --algo reinforce -n 50 --no-progress --env-kwargs first:4"
+    done = run(*training.split(), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = Path("runs/reinforce/Countdown-v0_seed0_1")
+    done = run(*f"evaluate {words} -i {folder} --eval-episodes 3".split(), cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1].split() == ["reinforce", "8.0", "0.0", "8.0", "4.0"]
+
+
+def test_keywords_of_the_environment_are_parsed(capsys):
+    """`--env-kwargs continuous:true force:5` are a bool and a number."""
+    words = f"{EVALUATE} --env-kwargs continuous:true force:5"
+    assert cli.main(words.split()) == 0
+    assert "lqr             500.0" in capsys.readouterr().out
+    config = cli._env_config(cli._build_parser().parse_args(words.split()))
+    assert config.env_kwargs == {"continuous": True, "force": 5}
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_steps_are_as_many_as_asked_for(tmp_path, monkeypatch, capsys, algo):
+    """`-n 100` takes 100 steps, rounded up to one step of all sub-environments."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(f"train --algo {algo} --env {ENV_ID} -n 100 --no-progress".split()) == 0
+    steps = int(re.match(r"(\d+) steps in", capsys.readouterr().out)[1])
+    settings = json.loads(next(Path("runs", algo).rglob("config.json")).read_text())
+    together = settings.get("n_envs", settings.get("episodes"))
+    assert steps == -(-100 // together) * together
+    last = (next(Path("runs", algo).rglob("progress.csv"))).read_text().splitlines()[-1]
+    assert last.split(",")[0] == str(steps)
+
+
+SIZES = {
+    "reinforce": "-n 6000 -params hidden:(8,) episodes:4 solved_evaluations:0",
+    "dqn": "-n 3000 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
+    "sb3-ppo": "-n 8000 -params hidden:(8,) n_steps:32 solved_evaluations:0",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ALGOS)
+def test_ctrl_c_right_after_the_start(tmp_path, algo):
+    """Exit code 130; the message is true; --resume ends with the weights of an unbroken run."""
+    words = f"train --algo {algo} --env {ENV_ID} --no-progress --eval-freq 1000000 --save-freq 1000"
+    command = [*words.split(), *SIZES[algo].split()]
+    folder = Path("runs", algo, f"{ENV_ID}_seed0_1")
+    started = [sys.executable, "-m", "bullet_envs", *command]
+    child = subprocess.Popen(
+        started, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    # From the moment on at which there is something to resume.
+    while not (tmp_path / folder / "checkpoint.safetensors").exists():
+        assert child.poll() is None
+        time.sleep(0.001)
+    child.send_signal(signal.SIGINT)
+    printed, complained = child.communicate(timeout=60)
+    assert child.returncode == 130, complained
+    taken = int(re.match(r"(\d+) steps in \d+ s: ", printed)[1])  # and no "best return -inf"
+    message = (
+        r"stopped: the same command with --resume goes on from step (\d+)"
+        r"(?: and takes (\d+) steps again)?\n"
+    )
+    told = re.fullmatch(message, complained)
+    assert told, complained
+    assert int(told[1]) + int(told[2] or 0) == taken < 3000
+
+    done = run(*command, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f": {folder}\n" in done.stdout
+    unbroken = run(*command, "-f", "unbroken", cwd=tmp_path)
+    cards = [tmp_path / folder, tmp_path / "unbroken" / algo / folder.name]
+    one, other = (json.loads((card / "best.json").read_text())["sha256"] for card in cards)
+    assert unbroken.returncode == 0 and one == other
+
+
+def test_ctrl_c_before_the_training(monkeypatch, capsys):
+    """Code 130 and not a word, while torch is loaded, say."""
+    monkeypatch.setattr(cli, "_env_config", lambda options: signal.raise_signal(signal.SIGINT))
+    assert cli.main(TRAIN.split()) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_nothing_to_resume_names_no_folder_that_never_was(workplace, capsys):
+    """A training of another seed is none to go on with."""
+    assert cli.main([*TRAIN.split(), "-params", "episodes:1"]) == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*TRAIN.split(), "--resume", "--seed", "7"])
+    told = capsys.readouterr().err
+    assert "runs has no reinforce training of BulletCartPole-v0 with seed 7" in told
+    assert "_seed7" not in told
+
+
+def test_demo_is_offered_where_torch_is():
+    """And only there."""
+    assert importlib.util.find_spec("torch")
+    assert "demo" in cli._build_parser().format_help()
