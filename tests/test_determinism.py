@@ -26,7 +26,6 @@ from conftest import (
     rounding,
     sample,
     state_of,
-    worst,
 )
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv

@@ -10,11 +10,8 @@ from conftest import (
     ALL_IDS,
     ALL_PIXEL_IDS,
     ALL_STATE_IDS,
-    PIXEL_IDS,
     STATE_IDS,
-    begin,
     bits,
-    prefixed,
 )
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
@@ -23,7 +20,6 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-import bullet_envs
 from bullet_envs.engine.silence import p
 from bullet_envs.sb3 import GymnasiumVecEnv
 from bullet_envs.simulation import Simulation
