@@ -371,8 +371,10 @@ def assert_refused(env_id, *words, kinds=(TypeError, ValueError), **reset):
 
 @pytest.mark.parametrize(
     "options",
-    [5, "state", "", 0, False, [], ["state"], ("state",), {"state"}, [("state", {})], object()]
-    + [np.arange(10**6)],
+    [
+        *(5, "state", "", 0, False, [], ["state"], ("state",), {"state"}, [("state", {})]),
+        *(object(), np.arange(10**6)),
+    ],
     ids=named,
 )
 def test_options_that_are_no_dict(env_id, options):

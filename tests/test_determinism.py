@@ -97,7 +97,7 @@ PASTS = [unused, finished, aborted, interrupted_step, interrupted_reset, closed,
 
 
 def episodes(env, seed):
-    """Play from a seed to the bit: one episode or more, and an initial state that no seed asked for."""
+    """Play from a seed: an episode or more, and an initial state that no seed asked for."""
     return [begin(env, seed=seed), *play(env, sample(env, 30, seed=seed)), begin(env)]
 
 
@@ -386,7 +386,7 @@ def test_how_far_a_run_that_was_never_copied_differs():
 
 
 def test_resynchronize(make):
-    """What follows depends on state() alone: equal to the bit to a new environment in that state."""
+    """What follows depends on state() alone: it equals a new environment in that state."""
     env, new = make(), make()
     env.reset(seed=3)
     play(env, sample(env, 12, seed=3))

@@ -99,7 +99,7 @@ def test_cart_pole_equals_semi_implicit_euler(amplitude):
 
 
 def test_cart_pole_equals_semi_implicit_euler_without_correction():
-    """200 usual initial states pushed for 500 physics steps equal one unbroken integration to 1e-9."""
+    """200 initial states pushed for 500 physics steps equal one unbroken integration to 1e-9."""
     task = CartPole(x_limit=15, angle_limit=np.pi)
     rng = np.random.default_rng(1)
     initial = np.array([task.sample_initial_state(rng) for _ in range(200)])

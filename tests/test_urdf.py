@@ -180,7 +180,7 @@ def test_velocity_motor(urdf, kind, max_force):
 
 @pytest.mark.parametrize("kind", [Arm, Substeps])
 def test_position_motor(urdf, kind):
-    """In each physics step it means to go a share of the rest of its way, at no more than a speed."""
+    """In each physics step it means to go a share of the rest of its way, within a speed."""
     actuator = Actuator(
         joint="turn",
         scale=0.5,
@@ -250,7 +250,7 @@ def test_a_mesh_with_a_relative_path(urdf, tmp_path):
     world = World(HZ, HZ)
     with pytest.raises(ValueError, match=r"arm\.urdf: .*mesh"):
         world.load(path, fixed=True)
-    with pytest.raises(FileNotFoundError, match="no URDF at .*none"):
+    with pytest.raises(FileNotFoundError, match=r"no URDF at .*none"):
         world.load(tmp_path / "none.urdf")
     (tmp_path / "none.urdf").write_text("nonsense")
     with pytest.raises(ValueError, match=r"none\.urdf"):

@@ -157,7 +157,7 @@ def balance(env_id, observations):
 @pytest.mark.parametrize("steps", [120, pytest.param(510, marks=sweep)])
 @pytest.mark.parametrize("env_id", STATE_IDS)
 def test_equals_singles_in_long_episodes(make_vec, env_id, steps):
-    """A controller plays long episodes, in which a difference in the last bit would become large."""
+    """A controller plays long episodes, in which a difference in the last bit becomes large."""
     vector = make_vec(env_id, 64, autoreset_mode="SameStep", continuous=True)  # full worlds
     singles = sync(env_id, 64, AutoresetMode.SAME_STEP, continuous=True)
     mine, theirs = vector.reset(seed=0)[0], singles.reset(seed=0)[0]
@@ -578,7 +578,7 @@ def test_bad_actions(make_vec, actions, error):
     envs = make_vec("BulletCartPole-v0", 3)
     envs.reset(seed=0)
     before = states_of(envs)
-    with pytest.raises(error, match="actions.* must be (3 of: )?a whole number from 0 to 1"):
+    with pytest.raises(error, match=r"actions.* must be (3 of: )?a whole number from 0 to 1"):
         envs.step(actions)
     assert np.array_equal(states_of(envs), before)
 
