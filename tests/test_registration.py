@@ -83,7 +83,7 @@ def test_a_reloaded_module(module):
     module(17)
     before = bullet_envs.ENV_IDS
     module(23)
-    assert bullet_envs.ENV_IDS == before
+    assert before == bullet_envs.ENV_IDS
     assert gym.spec("my_lab/Mine-v3").max_episode_steps == 23
     registry = dict(gym.registry)
     bullet_envs.register_envs()
@@ -108,7 +108,7 @@ def test_foreign_ids_are_refused(module):
     with pytest.raises(gym.error.Error):
         register_task("no legal name!")(kind)
     assert gym.registry == registry
-    assert bullet_envs.ENV_IDS == ids
+    assert ids == bullet_envs.ENV_IDS
 
 
 def test_what_is_no_task_is_refused():

@@ -10,11 +10,8 @@ from conftest import (
     ALL_IDS,
     ALL_PIXEL_IDS,
     ALL_STATE_IDS,
-    PIXEL_IDS,
     STATE_IDS,
-    begin,
     bits,
-    prefixed,
 )
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
@@ -23,7 +20,6 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-import bullet_envs
 from bullet_envs.engine.silence import p
 from bullet_envs.sb3 import GymnasiumVecEnv
 from bullet_envs.simulation import Simulation
@@ -123,7 +119,7 @@ def test_equals_singles(make_vec, env_id, mode, num_envs, steps):
     assert vector.observation_space == singles.observation_space
     assert vector.action_space == singles.action_space
     ends = compare(vector, singles, steps, kept=num_envs // 7)
-    assert ends >= num_envs * max(1, steps // 150)
+    assert ends >= max(1, num_envs * (steps // 150))
     singles.close()
 
 
@@ -582,7 +578,7 @@ def test_bad_actions(make_vec, actions, error):
     envs = make_vec("BulletCartPole-v0", 3)
     envs.reset(seed=0)
     before = states_of(envs)
-    with pytest.raises(error, match="actions.* must be (3 of: )?a whole number from 0 to 1"):
+    with pytest.raises(error, match=r"actions.* must be (3 of: )?a whole number from 0 to 1"):
         envs.step(actions)
     assert np.array_equal(states_of(envs), before)
 
