@@ -12,7 +12,7 @@ from gymnasium.spaces.utils import flatten, flatten_space
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space, iterate
 
-from ..vector import require_disabled
+from ..checks import require_disabled
 
 # Generic for type checkers, but not at run time in gymnasium 1.2.
 if TYPE_CHECKING:

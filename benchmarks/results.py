@@ -30,7 +30,7 @@ from bullet_envs.agents import (
 from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, Evaluation, evaluate
 from bullet_envs.agents.run import Run
-from bullet_envs.registration import env_ids
+from bullet_envs.registration import env_ids as registered_ids
 
 from .tables import read_rows, with_section, write_rows
 
@@ -40,6 +40,12 @@ COLUMNS = ("env_id", "algo", "seed", "steps", "seconds", "mean", "std", "worst",
 CSV_PATH = Path(__file__).parent / "results.csv"
 CURVE_COLUMNS = ("env_id", "algo", "seed", "steps", "return")
 CURVES_PATH = Path(__file__).parent / "curves.csv"
+
+
+def env_ids() -> list[str]:
+    """Return the ids that an algorithm has a preset for."""
+    presets = {env_id for algo in ALGOS for env_id in algorithm(algo).presets}
+    return [env_id for env_id in registered_ids() if env_id in presets]
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 from numbers import Integral, Real
 from typing import Any
 
+from gymnasium.vector import AutoresetMode, VectorEnv
+
 SHOWN = 80  # characters of a value in an error
 
 
@@ -27,3 +29,16 @@ def require(
         raise TypeError(wrong)
     if not low <= value <= high:  # type: ignore[operator]
         raise ValueError(wrong)
+
+
+def require_disabled(envs: VectorEnv[Any, Any, Any], user: str) -> None:
+    """Refuse a vector environment that begins episodes by itself.
+
+    Raises:
+        ValueError: its autoreset mode is not DISABLED.
+    """
+    mode = envs.metadata.get("autoreset_mode")
+    if mode is not AutoresetMode.DISABLED:
+        raise ValueError(
+            f"{user} needs a vector environment with autoreset_mode='Disabled', not {mode}"
+        )

@@ -67,15 +67,14 @@ def register_task(name: str, version: int = 0) -> Callable[[Kind], Kind]:
                 raise ValueError(f"the id {env_id} is registered for another environment")
         for env_id in ids:
             gym.registry.pop(env_id, None)
+            _register(env_id, found, kind)  # refuses a name that is not legal
             _REGISTERED[env_id] = found
-            _register(env_id, kind)
         return kind
 
     return register
 
 
-def _register(env_id: str, kind: type[Task]) -> None:
-    task = _REGISTERED[env_id]
+def _register(env_id: str, task: RegisteredTask, kind: type[Task]) -> None:
     gym.register(
         env_id,
         "bullet_envs.env:BulletEnv",
@@ -91,7 +90,7 @@ def register_envs() -> None:
     """Register every task's ids that Gymnasium does not have. Calling it again changes nothing."""
     for env_id, task in _REGISTERED.items():
         if env_id not in gym.registry:
-            _register(env_id, load_task(task.task))
+            _register(env_id, task, load_task(task.task))
 
 
 def registered(env_id: str) -> RegisteredTask | None:

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from .vector import require_disabled
+from .checks import require_disabled
 
 
 class GymnasiumVecEnv(VecEnv):

@@ -102,6 +102,7 @@ class BodyScene:
             [] for _ in range(num_envs)
         ]
         self._width = 0  # columns of a state so far
+        self._joint_names: list[str] = []  # of all robots so far
 
     def add_robot(
         self,
@@ -121,7 +122,8 @@ class BodyScene:
             A body for each sub-environment.
 
         Raises:
-            ValueError: the robot has no such joint, or the file is not a URDF.
+            ValueError: the robot has no such joint, a motor has neither ``max_force`` nor an
+                ``effort`` in the file, or the file is not a URDF.
         """
         bodies = []
         for index in range(self._num_envs):
@@ -132,6 +134,7 @@ class BodyScene:
             self._placers[index].append((place, self._columns(2 * len(joints))))
             self._drivers[index] += _drivers(body, self._actuators)
             bodies.append(body)
+        self._joint_names += bodies[0].joint_names
         self._width += 2 * len(joints)
         return bodies
 
@@ -176,6 +179,19 @@ class BodyScene:
             self._readers[index].append(goal.read)
             self._placers[index].append((goal.place, self._columns(size)))
         self._width += size
+
+    def require_actuators(self) -> None:
+        """Refuse an actuator that drives nothing.
+
+        Raises:
+            ValueError: no robot has its joint.
+        """
+        for actuator in self._actuators:
+            if actuator.joint not in self._joint_names:
+                raise ValueError(
+                    f"actuators have no joint {actuator.joint!r}; the robots' joints are"
+                    f" {', '.join(self._joint_names)}"
+                )
 
     def _columns(self, count: int) -> slice:
         return slice(self._width, self._width + count)
@@ -293,6 +309,10 @@ def _drivers(body: Body, actuators: Sequence[Actuator]) -> list[Callable[[Sequen
         force = actuator.max_force
         if force is None:
             force = body.effort_limit(joint)
+            if not force > 0:
+                raise ValueError(
+                    f"the motor of joint {actuator.joint!r} needs max_force: its URDF has no effort"
+                )
         drive: Callable[[float], None]
         if actuator.kind == "velocity":
             drive = functools.partial(body.drive_velocity, joint, max_force=force)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .engine.world import World
+from .scene import BodyScene
 
 if TYPE_CHECKING:
     from .scene import Scene
@@ -43,7 +44,10 @@ class Simulation:
                 task.bullet_substeps,
                 **options,
             )
-            self._worlds.append((world, task.build(world, after - first), range(first, after)))
+            scene = task.build(world, after - first)
+            if isinstance(scene, BodyScene):
+                scene.require_actuators()
+            self._worlds.append((world, scene, range(first, after)))
         self.world, scene, _ = self._worlds[0]
         # What a lone sub-environment needs, looked up once: its step has 7 µs in all.
         self._lone = None

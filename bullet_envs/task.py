@@ -55,8 +55,8 @@ class Task(ABC):
         reward_threshold: the mean return at which the task counts as solved; None for no such.
         discrete_actions: what each ``Discrete`` action commands, in units of the actuators'
             scales; None for a task whose actions are continuous only.
-        has_equilibrium: whether :meth:`rest` is an equilibrium that a linear-quadratic regulator can
-            hold; the agent ``"lqr"`` is then offered. Joint friction rules it out: a joint that
+        has_equilibrium: whether :meth:`rest` is an equilibrium that a linear-quadratic regulator
+            can hold; the agent ``"lqr"`` is then offered. Joint friction rules it out: a joint that
             sticks does not answer to a small torque.
         gravity: along -z (m/s²).
         envs_per_world: sub-environments of a vector environment that share a Bullet world, 1 to 31

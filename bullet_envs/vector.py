@@ -413,19 +413,6 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             raise ResetNeeded(f"{call}() before reset(): call reset() first")
 
 
-def require_disabled(envs: VectorEnv[Any, Any, Any], user: str) -> None:
-    """Refuse a vector environment that begins episodes by itself.
-
-    Raises:
-        ValueError: its autoreset mode is not DISABLED.
-    """
-    mode = envs.metadata.get("autoreset_mode")
-    if mode is not AutoresetMode.DISABLED:
-        raise ValueError(
-            f"{user} needs a vector environment with autoreset_mode='Disabled', not {mode}"
-        )
-
-
 def _seed(seed: Any, name: str) -> int:
     legal = f"{name}={shorten(seed)} must be a whole number from 0"
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):

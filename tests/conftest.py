@@ -37,7 +37,7 @@ KINDS = [
     (env_id, continuous)
     for env_id in ALL_IDS
     for continuous in (False, True)
-    if continuous == env_id.startswith("ElbowArm") or env_id in STATE_IDS + ("Shover-v0",)
+    if continuous == env_id.startswith("ElbowArm") or env_id in (*STATE_IDS, "Shover-v0")
 ]
 
 

@@ -40,7 +40,7 @@ POSITION, QUATERNION, VELOCITY, SPIN = slice(4, 7), slice(7, 11), slice(11, 14),
 
 
 def random_play(task: Task, runs: int, actions: int, seed: int = 0) -> tuple[Array, Array]:
-    """Return usual initial states (runs, columns), and random full efforts (actions, runs, axes)."""
+    """Return usual initial states (runs, columns) and random efforts (actions, runs, axes)."""
     rng = np.random.default_rng(seed)
     initial = np.array([task.sample_initial_state(rng) for _ in range(runs)])
     scales = [actuator.scale for actuator in task.actuators]
@@ -261,7 +261,7 @@ def linear_plate_rates(axis: str) -> Array:
 def rate_errors(
     task: Task, truth: Array, initial: Array, efforts: Array
 ) -> tuple[Array, Array, float]:
-    """Return Bullet's errors of place (mm) and angle (deg), 0 once terminated, and µs per action."""
+    """Return Bullet's errors of place (mm) and angle (deg), 0 once terminated, µs per action."""
     began = time.perf_counter()
     states = simulate(task, initial, efforts)
     microseconds = (time.perf_counter() - began) / efforts[..., 0].size * 1e6

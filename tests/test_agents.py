@@ -23,7 +23,6 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from torch import nn
 
-import bullet_envs
 from bullet_envs.agents import (
     ALGOS,
     CONTROLLERS,
@@ -84,9 +83,9 @@ SHORT = {
         "hidden": (16,),
     },
 }
-# What makes a training on pictures as short: they are small, and so are the episodes in actions.
-PICTURES = {"env_kwargs": {"size": 20}, "frame_stack": 2, "action_repeat": 2}
-TINY_PICTURES = {
+# What makes a training on images as short: they are small, and so are the episodes in actions.
+IMAGES = {"env_kwargs": {"size": 20}, "frame_stack": 2, "action_repeat": 2}
+TINY_IMAGES = {
     "reinforce": {
         **{
             "n_timesteps": 400,
@@ -95,14 +94,14 @@ TINY_PICTURES = {
             "episodes": 2,
             "baseline_reuse": 3,
         },
-        **PICTURES,
+        **IMAGES,
     },
     "dqn": {
         "n_timesteps": 400,
         "eval_freq": 200,
         "save_freq": 200,
         "learning_starts": 100,
-        **PICTURES,
+        **IMAGES,
     },
     "sb3-ppo": {
         "n_timesteps": 1024,
@@ -110,7 +109,7 @@ TINY_PICTURES = {
         "save_freq": 512,
         "n_steps": 16,
         "batch_size": 64,
-        **PICTURES,
+        **IMAGES,
     },
 }
 
@@ -118,7 +117,7 @@ TINY_PICTURES = {
 BOTH_MODES = pytest.mark.parametrize("deterministic", [True, False], ids=["likeliest", "drawn"])
 KINDS = [
     (env_id, name, continuous)
-    for env_id in bullet_envs.ENV_IDS
+    for env_id in STATE_IDS + PIXEL_IDS
     for name in (*controllers_of(env_id), *ALGOS)
     for continuous in (False, True)
     if not (continuous and name in ("reinforce", "dqn"))
@@ -126,7 +125,7 @@ KINDS = [
 
 
 def small(env_id):
-    """Return keywords that make the pictures of an id small, none for the ids of states."""
+    """Return keywords that make the images of an id small, none for the ids of states."""
     return {"size": 20} if env_id in PIXEL_IDS else {}
 
 
@@ -147,12 +146,12 @@ def agent(request):
     return untrained(env_id, name, continuous=continuous)
 
 
-def some_observations(agent, rows):
+def some_observations(agent, count):
     rng = np.random.default_rng(0)
     space = agent.observation_space
     if space.dtype == np.uint8:
-        return rng.integers(0, 256, (rows, *space.shape), np.uint8)
-    return rng.normal(0, 0.3, (rows, *space.shape)).astype(np.float32)
+        return rng.integers(0, 256, (count, *space.shape), np.uint8)
+    return rng.normal(0, 0.3, (count, *space.shape)).astype(np.float32)
 
 
 @BOTH_MODES
@@ -171,21 +170,21 @@ def test_predict_gives_an_action_that_step_takes(agent, deterministic):
 
 @BOTH_MODES
 def test_predict_takes_batches(agent, deterministic):
-    """A batch of observations gets a batch of actions, also one of a single row; state returns."""
+    """A batch of observations gets a batch of actions, also one of one; state returns."""
     with agent.make_env() as env:
         space = env.action_space
-    for rows in (1, 7):
+    for count in (1, 7):
         actions, state = agent.predict(
-            some_observations(agent, rows), ("kept",), np.ones(rows, bool), deterministic
+            some_observations(agent, count), ("kept",), np.ones(count, bool), deterministic
         )
         assert state == ("kept",)
-        assert actions.shape == (rows, *space.shape)
+        assert actions.shape == (count, *space.shape)
         assert actions.dtype == space.dtype
         assert all(space.contains(action) for action in actions)
 
 
-def test_a_batch_is_as_its_rows(agent):
-    """The likeliest action for a row does not depend on the other rows, nor does it vary."""
+def test_a_batch_is_as_its_single_observations(agent):
+    """The likeliest action does not depend on the other observations, nor does it vary."""
     if agent.algo == "random":
         pytest.skip("random actions have no likeliest one")
     observations = some_observations(agent, 20)
@@ -262,7 +261,7 @@ def test_dqn_draws_nothing(env_id):
 
 @pytest.mark.parametrize(
     "env_id, name",
-    [(env_id, name) for env_id in bullet_envs.ENV_IDS for name in controllers_of(env_id)],
+    [(env_id, name) for env_id in STATE_IDS + PIXEL_IDS for name in controllers_of(env_id)],
 )
 def test_make_env_passes_keywords(env_id, name):
     """make_env makes the agent's own environment; keywords given to it win."""
@@ -293,7 +292,7 @@ def test_unknown_ids_are_named(env_id):
 
 
 @pytest.mark.parametrize("env_id", PIXEL_IDS)
-def test_no_lqr_for_pictures(env_id):
+def test_no_lqr_for_images(env_id):
     """An LQR cannot see; the error names the id where it acts and the agents that can."""
     state_id = env_id.replace("Pixels", "")
     message = f"'lqr' needs the state .* {env_id} does not show: use it on {state_id}, or one of"
@@ -353,7 +352,7 @@ def test_settings_that_cannot_go_together_are_refused(algo, settings):
 def test_presets_are_legal(algo):
     """There are presets for known ids only, and each makes a config."""
     learner = algorithm(algo)
-    assert set(STATE_IDS) <= set(learner.presets) <= set(bullet_envs.ENV_IDS)
+    assert set(STATE_IDS) <= set(learner.presets) <= set(STATE_IDS + PIXEL_IDS)
     for env_id, settings in learner.presets.items():
         learner.config(env_id=env_id, **settings)
 
@@ -558,7 +557,7 @@ def test_td_target_finds_the_values_of_two_states():
 
 
 def tiny(algo, env_id):
-    return {**TINY[algo], **(TINY_PICTURES[algo] if env_id in PIXEL_IDS else {})}
+    return {**TINY[algo], **(TINY_IMAGES[algo] if env_id in PIXEL_IDS else {})}
 
 
 def train(algo, folder, env_id="BulletCartPole-v0", **settings):
@@ -593,7 +592,7 @@ def test_dqn_learns_to_see_at_a_rate_of_its_own(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.optim, "Adam", spy)
     settings = {**tiny("dqn", PIXEL_IDS[0]), "learning_rate": 0.01, "encoder_learning_rate": 0.02}
-    run, agent = train("dqn", tmp_path / "pictures", PIXEL_IDS[0], **settings)
+    run, agent = train("dqn", tmp_path / "images", PIXEL_IDS[0], **settings)
     rest, encoder = optimisers[0].param_groups
     assert list(map(id, encoder["params"])) == list(map(id, agent.policy.network[0].parameters()))
     assert len(rest["params"]) + len(encoder["params"]) == len(
@@ -1123,7 +1122,7 @@ def test_dqn_remembers_what_happened(tmp_path, monkeypatch, env_id):
             before, next_obs = step["before"][row], step["next_obs"][row]
             ended = step["terminated"][row] or step["truncated"][row]
             after = step["final_obs"][row] if ended else next_obs
-            # The stack moves on by one, and what comes in was not there; a small picture may
+            # The stack moves on by one, and what comes in was not there; a small image may
             # not show what an action did.
             np.testing.assert_array_equal(after[0], before[1])
             assert env_id in PIXEL_IDS or not np.array_equal(after[1], after[0])
@@ -1175,7 +1174,7 @@ def test_learns(tmp_path, algo, env_id):
 
 
 def required(env_id, algo):
-    """Return the mean that a bundled agent must reach: REINFORCE on pictures five times random."""
+    """Return the mean that a bundled agent must reach: REINFORCE on images five times random."""
     if env_id in PIXEL_IDS and algo == "reinforce":
         return 5 * evaluate(load_agent(env_id, "random"), observer="state").returns.mean()
     return gym.spec(env_id).reward_threshold

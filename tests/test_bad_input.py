@@ -371,8 +371,10 @@ def assert_refused(env_id, *words, kinds=(TypeError, ValueError), **reset):
 
 @pytest.mark.parametrize(
     "options",
-    [5, "state", "", 0, False, [], ["state"], ("state",), {"state"}, [("state", {})], object()]
-    + [np.arange(10**6)],
+    [
+        *(5, "state", "", 0, False, [], ["state"], ("state",), {"state"}, [("state", {})]),
+        *(object(), np.arange(10**6)),
+    ],
     ids=named,
 )
 def test_options_that_are_no_dict(env_id, options):
@@ -386,7 +388,9 @@ def test_unknown_option(env_id, options):
     assert_refused(env_id, repr(list(options)[-1]), "legal: state", options=options, seed=5)
 
 
-@pytest.mark.parametrize("state", [5, 0, "x", "", [0.1], (), False, {"x"}, np.zeros((99, 99))], ids=named)
+@pytest.mark.parametrize(
+    "state", [5, 0, "x", "", [0.1], (), False, {"x"}, np.zeros((99, 99))], ids=named
+)
 def test_state_that_is_no_dict(env_id, state):
     """A state is a dict by name: a bare list of numbers would hide which is which."""
     assert_refused(env_id, shorten(state), "dict", options={"state": state})

@@ -150,7 +150,7 @@ def test_saved_agent_is_loaded_as_it_was(tmp_path, algo, env_id, frame_stack, ac
 
 @pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS])
 def test_a_card_says_what_its_agent_sees(tmp_path, env_id):
-    """Stack, repeat and renderer are on the card, and None for one who sees no pictures."""
+    """Stack, repeat and renderer are on the card, and None for one who sees no images."""
     drawn = [("tiny", {}), ("egl", {"renderer": "egl"})] if env_id in PIXEL_IDS else [(None, {})]
     for renderer, env_kwargs in drawn:
         agent = new_agent(algorithm("dqn").policy, EnvConfig(env_id, env_kwargs, 2, 4), (8,))

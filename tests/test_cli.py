@@ -237,12 +237,12 @@ def test_installed_command():
 
 
 def test_list_loads_nothing_heavy(run_python):
-    """`bullet-envs list` loads neither torch nor what else takes a second."""
+    """`bullet-envs list` loads neither PyBullet nor torch."""
     code = """
 import sys
 from bullet_envs.cli import main
 assert main(["list"]) == 0
-heavy = {"torch", "stable_baselines3", "scipy", "imageio", "matplotlib"}
+heavy = {"pybullet", "torch", "stable_baselines3", "scipy", "imageio"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     done = run_python(code)

@@ -20,7 +20,9 @@ from bullet_envs.tasks.cart_pole import CartPole
 TASKS = {"BulletCartPole-v0": CartPole, "BalancingPlate-v0": BalancingPlate}
 PLATE = read_links(assets.path("balancing_plate.urdf"))["plate"]
 BALL = read_links(assets.path("ball.urdf"))["ball"]
-HEIGHT = PLATE.collision_size[2] / 2 + BALL.collision_size[0]  # m, a resting ball's centre above the plate's
+HEIGHT = (
+    PLATE.collision_size[2] / 2 + BALL.collision_size[0]
+)  # m, a resting ball's centre above the plate's
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
 

@@ -40,10 +40,10 @@ def keypoints(shape=(1, 64, 64, 3), seed=0):
 
 
 def blob(x, y, size=64):
-    """Return a black picture with a white square."""
-    picture = np.zeros((size, size, 3), np.uint8)
-    picture[y : y + 6, x : x + 6] = 255
-    return picture
+    """Return a black image with a white square."""
+    image = np.zeros((size, size, 3), np.uint8)
+    image[y : y + 6, x : x + 6] = 255
+    return image
 
 
 def some_stacks(count=5, frames=3, size=24):
@@ -51,10 +51,10 @@ def some_stacks(count=5, frames=3, size=24):
     return torch.from_numpy(pixels)
 
 
-def points_of(network, pictures):
-    """Return the keypoints of pictures, shape (pictures, MAPS, 2)."""
+def points_of(network, images):
+    """Return the keypoints of images, shape (images, MAPS, 2)."""
     with torch.no_grad():
-        return network(torch.from_numpy(np.array(pictures))[:, None]).view(len(pictures), MAPS, 2)
+        return network(torch.from_numpy(np.array(images))[:, None]).view(len(images), MAPS, 2)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -92,17 +92,17 @@ def test_a_keypoint_is_where_its_map_is():
 
 
 def test_a_random_network_tells_where_the_ball_is():
-    """Its readout by least squares tells the ball's place on unseen pictures, as its text says."""
+    """Its readout by least squares tells the ball's place on unseen images, as its text says."""
     rng = np.random.default_rng(0)
     places = rng.uniform(-0.08, 0.08, (300, 2))
-    pictures = []
+    images = []
     with gym.make("BalancingPlatePixels-v0") as env:
         env.reset(seed=0)
         height = env.unwrapped.state()["ball_z"]
         for x, y in places:
             start = {"ball_x": float(x), "ball_y": float(y), "ball_z": height}
-            pictures.append(env.reset(options={"state": start})[0])
-    features = points_of(keypoints(), pictures).flatten(1).numpy()
+            images.append(env.reset(options={"state": start})[0])
+    features = points_of(keypoints(), images).flatten(1).numpy()
     features = np.column_stack([features, np.ones(len(features))])
     weights, *_ = np.linalg.lstsq(features[:200], places[:200], rcond=None)
     error = features[200:] @ weights - places[200:]
@@ -124,7 +124,7 @@ def test_features_are_of_the_latest_frame_and_of_changes():
 
 
 def test_a_still_stack_has_no_speed():
-    """A picture and its repetitions: positions, and zeros to the bit."""
+    """An image and its repetitions: positions, and zeros to the bit."""
     network = keypoints((4, 24, 24, 3))
     stacks = some_stacks(frames=1).repeat(1, 4, 1, 1, 1)
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_every_weight_of_the_keypoints_learns(size, frames):
             assert parameter.grad.abs().max() > 1e-5, name
 
 
-def test_pictures_that_are_too_small_are_refused():
+def test_images_that_are_too_small_are_refused():
     """The error says how large they must be, before anything is trained."""
     for shape in ((3, 19, 64, 3), (3, 64, 16, 3)):
         with pytest.raises(
@@ -179,10 +179,10 @@ def test_pictures_that_are_too_small_are_refused():
 @pytest.mark.parametrize(
     "shape, dtype",
     [((4,), np.float32), ((3, 4), np.float32), ((1, 20, 20, 3), np.uint8)],
-    ids=["state", "states", "pictures"],
+    ids=["state", "states", "images"],
 )
 def test_a_network_for_every_observation(shape, dtype):
-    """The same call builds a network for a state, a stack of states and a stack of pictures."""
+    """The same call builds a network for a state, a stack of states and a stack of images."""
     network = build_network(Box(0, 255, shape, dtype), (8, 5), 4)
     batch = torch.from_numpy(np.ones((7, *shape), dtype))
     assert network(batch).shape == (7, 4)
@@ -192,10 +192,10 @@ def test_a_network_for_every_observation(shape, dtype):
 # Space of an observation, with its stack, and the length of that.
 STATE = (Box(-np.inf, np.inf, (2,), np.float32), 1)
 STATES = (Box(-np.inf, np.inf, (3, 2), np.float32), 3)
-PICTURE = (Box(0, 255, (4, 4, 3), np.uint8), 1)
-PICTURES = (Box(0, 255, (3, 4, 4, 3), np.uint8), 3)
+IMAGE = (Box(0, 255, (4, 4, 3), np.uint8), 1)
+IMAGES = (Box(0, 255, (3, 4, 4, 3), np.uint8), 3)
 KINDS = pytest.mark.parametrize(
-    "kind", [STATE, STATES, PICTURE, PICTURES], ids=["state", "states", "picture", "pictures"]
+    "kind", [STATE, STATES, IMAGE, IMAGES], ids=["state", "states", "image", "images"]
 )
 
 
@@ -347,23 +347,23 @@ def test_restored_buffer_goes_on_as_the_original(kind, added):
 
 
 def test_a_buffer_without_final_obs_is_restored():
-    """A checkpoint before the first time limit holds no last pictures."""
-    buffer = ReplayBuffer(30, 3, *PICTURES)
-    copy = ReplayBuffer(30, 3, *PICTURES)
+    """A checkpoint before the first time limit holds no last images."""
+    buffer = ReplayBuffer(30, 3, *IMAGES)
+    copy = ReplayBuffer(30, 3, *IMAGES)
     copy.restore(buffer.tensors(), 4)
     assert copy.final_obs == {} and copy.added == 0
 
 
-def test_every_picture_is_kept_once():
-    """100,000 transitions of stacks of 64 x 64 pixels take little more than their pictures."""
+def test_every_image_is_kept_once():
+    """100,000 transitions of stacks of 64 x 64 pixels take little more than their images."""
     buffer = ReplayBuffer(4_000, 8, Box(0, 255, (3, 64, 64, 3), np.uint8), 3)
     kept = sum(column.nbytes for column in buffer.columns.values())
     assert kept * 100_000 / 4_000 < 1.02 * 100_000 * 64 * 64 * 3 < 3e9
 
 
-def test_last_pictures_go_with_their_transitions():
-    """However long a training is, it keeps no more last pictures than it has room for."""
-    buffer, _ = remembered(PICTURES, 20, 3, 600, cuts=range(0, 600, 7))
+def test_last_images_go_with_their_transitions():
+    """However long a training is, it keeps no more last images than it has room for."""
+    buffer, _ = remembered(IMAGES, 20, 3, 600, cuts=range(0, 600, 7))
     assert 0 < len(buffer.final_obs) <= 20 * 3 // 2
     times = {(buffer.added - 1 - age) % buffer.length for age in range(buffer.length)}
     assert {time for time, _ in buffer.final_obs} <= times
@@ -737,7 +737,7 @@ def test_a_stack_of_one_is_no_stack(env_id):
 @pytest.mark.parametrize("env_id", PIXEL_IDS)
 @pytest.mark.parametrize("algo", ALGOS)
 def test_what_a_network_is_shown(env_id, algo):
-    """Pictures stay bytes up to the network, whose first part are the keypoints."""
+    """Images stay bytes up to the network, whose first part are the keypoints."""
     agent = untrained(env_id, algo, frame_stack=2, size=20)
     assert agent.renderer == "tiny"
     assert agent.policy.tensor(np.zeros((1, 2, 20, 20, 3), np.uint8)).dtype == torch.uint8

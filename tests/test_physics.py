@@ -42,6 +42,7 @@ from oracle import (
 from bullet_envs import assets
 from bullet_envs.engine.silence import p
 from bullet_envs.engine.world import World
+from bullet_envs.simulation import Simulation
 from bullet_envs.tasks.balancing_plate import BalancingPlate
 from bullet_envs.tasks.cart_pole import CartPole
 
@@ -98,7 +99,7 @@ def test_cart_pole_equals_semi_implicit_euler(amplitude):
 
 
 def test_cart_pole_equals_semi_implicit_euler_without_correction():
-    """200 usual initial states pushed for 500 physics steps equal one unbroken integration to 1e-9."""
+    """200 initial states pushed for 500 physics steps equal one unbroken integration to 1e-9."""
     task = CartPole(x_limit=15, angle_limit=np.pi)
     rng = np.random.default_rng(1)
     initial = np.array([task.sample_initial_state(rng) for _ in range(200)])
@@ -109,6 +110,35 @@ def test_cart_pole_equals_semi_implicit_euler_without_correction():
         state = euler_cart_pole(state, effort, task.physics_hz, 2)
         error = np.abs(states[action + 1] - state).max()
         assert error < 1e-9, f"{error} after {action + 1} actions"
+
+
+def test_cart_pole_equals_semi_implicit_euler_while_it_is_balanced():
+    """30 whole episodes of 500 actions equal our own integrator to 1e-9, never restarted.
+
+    Bullet and the integrator are each balanced by a controller that sees their own state. Given
+    Bullet's forces instead, the integrator parts from it like any pole from its unstable balance:
+    by 7e-10 after 200 actions at worst.
+    """
+    task = CartPole()
+    gains = np.array([2.0, 3.0, 30.0, 6.0])  # N per m, m/s, rad, rad/s
+    rng = np.random.default_rng(0)
+    simulation = Simulation(task)
+    worst = given_forces = 0.0
+    for _ in range(30):
+        state = follower = np.array(task.sample_initial_state(rng))
+        own = np.array(simulation.set_state({0: state.tolist()})[0])
+        for action in range(500):
+            force = np.clip(own @ gains, -10, 10)
+            own = np.array(simulation.step([force]))
+            state = euler_cart_pole(state, np.clip(state @ gains, -10, 10)[None], 100, 2)
+            worst = max(worst, np.abs(own - state).max())
+            if action < 200:
+                follower = euler_cart_pole(follower, force[None], 100, 2)
+                given_forces = max(given_forces, np.abs(own - follower).max())
+        assert not task.terminated(own)
+    simulation.close()
+    assert worst < 1e-9, worst
+    assert given_forces < 1e-8, given_forces
 
 
 @pytest.mark.parametrize("continuous", [False, True])
@@ -460,18 +490,36 @@ def test_unforced_cart_pole_keeps_its_energy():
     assert abs(order(rates, rises) - 1) < 0.1, rises
 
 
-@pytest.mark.parametrize("drop_height", [0, 0.02])
-def test_passive_plate_never_gains_energy(drop_height):
-    """Rolling, dropped or falling off, plate and ball never have more energy than at first.
+WIDEST = {"start_position": 0.14, "start_tilt": 0.3, "start_speed": 1.0}
 
-    The bound is the ball's weight over 0.05 mm: while it rolls uphill, the energy that a
-    first-order integrator keeps parts from the true one, and comes back.
+
+# What the ball's weight would gain by being lifted so far, m: over the first energy, and over the
+# least energy so far.
+@pytest.mark.parametrize(
+    ("keywords", "over_first", "over_least"),
+    [
+        ({}, 5e-5, 1e-4),
+        (WIDEST, 3e-4, 1e-3),
+        ({"drop_height": 0.02}, 0.0, 2e-3),
+        ({"drop_height": 0.1, **WIDEST}, 0.0, 2e-2),
+    ],
+    ids=["rolling", "rolling, widest", "dropped", "dropped, widest"],
+)
+def test_passive_energy(keywords, over_first, over_least):
+    """Without torques plate and ball never have more energy than at first, but for the integrator.
+
+    While a ball rolls uphill, the energy that a first-order integrator keeps parts from the true
+    one, and comes back. A ball that lands loses nearly all of its fall, and gets a part of the loss
+    back while the solver presses it out of the plate: 2.5 % of a fall of 2 cm, and 10 % of one of
+    10 cm on a tilted plate, 2.6e-4 J. It never has more than it began with.
     """
-    task = BalancingPlate(drop_height=drop_height)
-    initial, efforts = random_play(task, 200, 100)
-    energy = plate_energy(simulate(task, initial, 0 * efforts))
-    gain = (energy - energy[0]).max()
-    assert gain < BALL.mass * GRAVITY * 5e-5, f"{gain} J"
+    task = BalancingPlate(**keywords)
+    initial, efforts = random_play(task, 300, 60)
+    states = simulate(task, initial, 0 * efforts)
+    weight = BALL.mass * GRAVITY
+    energy = np.where(in_play(task, states), plate_energy(states), np.nan) / weight
+    assert np.nanmax(energy - energy[0]) <= over_first
+    assert np.nanmax(energy - np.fmin.accumulate(energy)) < over_least
 
 
 def test_passive_plate_loses_energy_to_the_integrator_only():

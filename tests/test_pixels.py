@@ -267,7 +267,9 @@ def test_unknown_keyword(name):
         for env_id in ids:
             if name in known:
                 continue
-            with pytest.raises(TypeError, match=f"got an unexpected keyword argument '{name}'; legal") as caught:
+            with pytest.raises(
+                TypeError, match=f"got an unexpected keyword argument '{name}'; legal"
+            ) as caught:
                 gym.make(env_id, **{name: 1})
             legal = re.search(r"legal: ([\w, ]+?)( was raised|$)", str(caught.value))[1].split(", ")
             assert [word for word in legal if word in of_pixels] == known
@@ -414,7 +416,9 @@ def test_ball_stands_out_from_the_plate(look):
 def test_render_shows_the_scene_and_the_observation(make, env_id, continuous, size):
     """On the left the state id's frame, on the right the observation, enlarged as it is."""
     env = make(render_mode="rgb_array", size=size)
-    with gym.make(bullet_envs.registered(env_id).state_id, render_mode="rgb_array", continuous=continuous) as plain:
+    with gym.make(
+        bullet_envs.registered(env_id).state_id, render_mode="rgb_array", continuous=continuous
+    ) as plain:
         for each in (plain, env):
             each.reset(seed=2)
             shown, *_ = each.step(sample(each, 1)[0])

@@ -9,16 +9,15 @@ import pytest
 from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
 from test_agents import tiny
 
-import bullet_envs
+from benchmarks import results
+from benchmarks.tables import read_rows, with_section
 from bullet_envs.agents import (
     ALGOS,
     algorithm,
     controllers_of,
     load_agent,
-    matrix,
     pretrained_card,
 )
-from bullet_envs.agents.tables import read_rows, with_section
 
 
 @pytest.mark.parametrize("env_id, algo", BUNDLED)
@@ -27,7 +26,7 @@ def test_bundled_agents_are_those_of_the_results(env_id, algo):
 
     On states all five seeds solve it. On pictures all three of PPO do, and one of DQN at least.
     """
-    rows = [row for row in read_rows(matrix.CSV_PATH) if row["env_id"] == env_id]
+    rows = [row for row in read_rows(results.CSV_PATH) if row["env_id"] == env_id]
     cells = {int(row["seed"]): row for row in rows if row["algo"] == algo}
     assert sorted(cells) == ([0, 1, 2] if env_id in PIXEL_IDS else [0, 1, 2, 3, 4])
     means = [float(row["mean"]) for row in cells.values()]
@@ -37,7 +36,7 @@ def test_bundled_agents_are_those_of_the_results(env_id, algo):
         assert max(means) >= 475
     card = json.loads(pretrained_card(env_id, algo).read_text())
     seed = next((seed for seed in sorted(cells) if float(cells[seed]["mean"]) >= 475), 0)
-    assert seed == matrix.bundled_seed(rows, env_id, algo)
+    assert seed == results.bundled_seed(rows, env_id, algo)
     assert (card["seed"], card["sha256"]) == (seed, cells[seed]["sha256"])
     assert card["returns"]["mean"] == float(cells[seed]["mean"])
 
@@ -45,10 +44,10 @@ def test_bundled_agents_are_those_of_the_results(env_id, algo):
 @pytest.mark.parametrize("env_id, algo", BUNDLED)
 def test_every_seed_has_a_curve(env_id, algo):
     """Learning curves are kept for every seed, and begin before the training of the row ends."""
-    curves = read_rows(matrix.CURVES_PATH)
-    for row in read_rows(matrix.CSV_PATH):
+    curves = read_rows(results.CURVES_PATH)
+    for row in read_rows(results.CSV_PATH):
         if (row["env_id"], row["algo"]) == (env_id, algo):
-            mine = [point for point in curves if matrix.cell_of(point) == matrix.cell_of(row)]
+            mine = [point for point in curves if results.cell_of(point) == results.cell_of(row)]
             steps = [int(point["steps"]) for point in mine]
             assert steps and steps == sorted(set(steps)) and steps[-1] == int(row["steps"])
             assert all(1 <= float(point["return"]) <= 500 for point in mine)
@@ -57,17 +56,17 @@ def test_every_seed_has_a_curve(env_id, algo):
 def test_bundled_results_are_the_readmes():
     """The table of the README is what `make results` writes, to the letter."""
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    rows = read_rows(matrix.CSV_PATH)
-    assert [matrix.cell_of(row) for row in rows] == matrix.cells()
-    assert matrix.table(rows) in readme
-    assert with_section(readme, "results", matrix.table(rows)) == readme
+    rows = read_rows(results.CSV_PATH)
+    assert [results.cell_of(row) for row in rows] == results.cells()
+    assert results.table(rows) in readme
+    assert with_section(readme, "results", results.table(rows)) == readme
 
 
 def test_cells_of_the_results():
     """States: five seeds of each algorithm and both controllers. Pictures: three, and no LQR."""
-    cells = matrix.cells()
+    cells = results.cells()
     assert len(cells) == len(set(cells))
-    for env_id in bullet_envs.ENV_IDS:
+    for env_id in STATE_IDS + PIXEL_IDS:
         mine = {cell[1:] for cell in cells if cell[0] == env_id}
         algos = [algo for name, algo in BUNDLED if name == env_id]
         learned = itertools.product(algos, range(3 if env_id in PIXEL_IDS else 5))
@@ -94,7 +93,7 @@ def test_the_first_seed_that_solves_is_bundled(means, seed):
     for other in ({"env_id": "BulletCartPole-v0"}, {"algo": "sb3-ppo"}):
         rows += [{**rows[0], **other, "seed": str(seed), "mean": "500.0"} for seed in range(3)]
     rows.append({**rows[0], "algo": "random", "seed": ""})
-    assert matrix.bundled_seed(rows, "BulletCartPolePixels-v0", "dqn") == seed
+    assert results.bundled_seed(rows, "BulletCartPolePixels-v0", "dqn") == seed
 
 
 def test_learning_curves_are_drawn(tmp_path):
@@ -103,7 +102,7 @@ def test_learning_curves_are_drawn(tmp_path):
 
     curves = [
         {"env_id": env_id, "algo": algo, "seed": str(seed), "steps": str(steps), "return": "9.5"}
-        for env_id, algo, seed in matrix.cells()
+        for env_id, algo, seed in results.cells()
         for steps in (1000, 2000)
         if algo in ALGOS and "CartPole" in env_id
     ]
@@ -111,11 +110,11 @@ def test_learning_curves_are_drawn(tmp_path):
     draw = Axes.plot
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Axes, "plot", lambda *args, **kw: drawn.append(args[1:]) or draw(*args, **kw))
-        matrix.plot(curves, tmp_path / "docs" / "curves.png")
+        results.plot(curves, tmp_path / "docs" / "curves.png")
     assert drawn == [([1.0, 2.0], [9.5, 9.5])] * len(curves[::2])
     content = (tmp_path / "docs" / "curves.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 10_000
-    matrix.plot([], tmp_path / "nothing.png")
+    results.plot([], tmp_path / "nothing.png")
     assert not (tmp_path / "nothing.png").exists()
 
 
@@ -146,14 +145,14 @@ def test_results_of_a_tiny_matrix(tmp_path, monkeypatch):
     env_id = "BulletCartPolePixels-v0"
     monkeypatch.setitem(algorithm("dqn").presets, env_id, tiny("dqn", env_id))
     card = tmp_path / "bundled" / "card.json"
-    monkeypatch.setattr(matrix, "pretrained_card", lambda *names: card)
+    monkeypatch.setattr(results, "pretrained_card", lambda *names: card)
     Path("README.md").write_text("# Title\n<!-- results -->\n<!-- /results -->\n")
     places = ["--csv", "results.csv", "--curves", "curves.csv"]
-    command = ["matrix", *places, "--envs", env_id, "--algos", "random", "dqn"]
+    command = ["results", *places, "--envs", env_id, "--algos", "random", "dqn"]
     monkeypatch.setattr(sys, "argv", command)
-    matrix.main()
+    results.main()
     rows = read_rows(Path("results.csv"))
-    assert [matrix.cell_of(row) for row in rows] == [
+    assert [results.cell_of(row) for row in rows] == [
         (env_id, "random", 0),
         *((env_id, "dqn", seed) for seed in range(3)),
     ]
@@ -165,13 +164,13 @@ def test_results_of_a_tiny_matrix(tmp_path, monkeypatch):
         **{name: float(rows[1][name]) for name in ("mean", "std", "worst")},
         "episodes": 100,
     }
-    assert matrix.table(rows) in Path("README.md").read_text()
+    assert results.table(rows) in Path("README.md").read_text()
     assert Path("docs/curves.png").is_file()
     assert not list(Path("runs/results").iterdir())
 
     before = Path("results.csv").read_text()
-    monkeypatch.setattr(matrix, "_train_cell", lambda *cell: pytest.fail("trained again"))
-    matrix.main()
+    monkeypatch.setattr(results, "_train_cell", lambda *cell: pytest.fail("trained again"))
+    results.main()
     assert Path("results.csv").read_text() == before
 
 
@@ -184,7 +183,7 @@ def test_table_shows_the_worst_seed():
         ("BulletCartPole-v0", "dqn", "1", "101999", "57.1", "490.3", "317.0"),
         ("BulletCartPole-v0", "dqn", "2", "5000", "9.0", "495.0", "316.0"),
     ]
-    lines = matrix.table([dict(zip(names, cell, strict=True)) for cell in cells]).splitlines()
+    lines = results.table([dict(zip(names, cell, strict=True)) for cell in cells]).splitlines()
     assert lines[2:] == [
         "| BulletCartPole-v0 | random | 20.2 | 8 | | | |",
         "| BulletCartPole-v0 | dqn | 490.3 | 316 | 3 | 5 k to 101 k | 57 |",

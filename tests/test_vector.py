@@ -10,11 +10,8 @@ from conftest import (
     ALL_IDS,
     ALL_PIXEL_IDS,
     ALL_STATE_IDS,
-    PIXEL_IDS,
     STATE_IDS,
-    begin,
     bits,
-    prefixed,
 )
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
@@ -23,7 +20,6 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-import bullet_envs
 from bullet_envs.engine.silence import p
 from bullet_envs.sb3 import GymnasiumVecEnv
 from bullet_envs.simulation import Simulation
@@ -161,7 +157,7 @@ def balance(env_id, observations):
 @pytest.mark.parametrize("steps", [120, pytest.param(510, marks=sweep)])
 @pytest.mark.parametrize("env_id", STATE_IDS)
 def test_equals_singles_in_long_episodes(make_vec, env_id, steps):
-    """A controller plays long episodes, in which a difference in the last bit would become large."""
+    """A controller plays long episodes, in which a difference in the last bit becomes large."""
     vector = make_vec(env_id, 64, autoreset_mode="SameStep", continuous=True)  # full worlds
     singles = sync(env_id, 64, AutoresetMode.SAME_STEP, continuous=True)
     mine, theirs = vector.reset(seed=0)[0], singles.reset(seed=0)[0]
@@ -169,7 +165,10 @@ def test_equals_singles_in_long_episodes(make_vec, env_id, steps):
     for _ in range(steps):
         assert_same(mine, theirs)
         actions = balance(env_id, mine)
-        (mine, _, terminated, truncated, _), (theirs, *_) = vector.step(actions), singles.step(actions)
+        (mine, _, terminated, truncated, _), (theirs, *_) = (
+            vector.step(actions),
+            singles.step(actions),
+        )
         ends += truncated.sum()
         assert not terminated.any()
     assert ends == (64 if steps > 500 else 0)
@@ -579,9 +578,52 @@ def test_bad_actions(make_vec, actions, error):
     envs = make_vec("BulletCartPole-v0", 3)
     envs.reset(seed=0)
     before = states_of(envs)
-    with pytest.raises(error, match="actions.* must be (3 of: )?a whole number from 0 to 1"):
+    with pytest.raises(error, match=r"actions.* must be (3 of: )?a whole number from 0 to 1"):
         envs.step(actions)
     assert np.array_equal(states_of(envs), before)
+
+
+@pytest.mark.parametrize("wrong", [True, np.True_, 2, -1, 1.0, "1", None], ids=repr)
+def test_one_decoder(make_vec, wrong):
+    """What is no action alone is none in a vector environment, and is refused in the same words."""
+    env, envs = gym.make("BulletCartPole-v0").unwrapped, make_vec("BulletCartPole-v0", 2)
+    env.reset()
+    envs.reset()
+    with pytest.raises((TypeError, ValueError)) as alone:
+        env.step(wrong)
+    with pytest.raises((TypeError, ValueError)) as together:
+        envs.step([wrong, wrong])
+    assert alone.type is together.type
+    for caught in (alone, together):
+        assert "a whole number from 0 to 1" in str(caught.value)
+    env.close()
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_errors_are_short(make_vec, continuous):
+    """An error is one line of less than 250 characters, whatever it was given."""
+    envs = make_vec("BulletCartPole-v0", 600, continuous=continuous)
+    envs.reset(seed=0)
+    huge = np.zeros((600, 50)) if continuous else np.full(600, 7)
+    for call in (
+        lambda: envs.step(huge),
+        lambda: envs.step(huge.astype(object)),
+        lambda: envs.step(np.full((600, 1), np.nan)),
+        lambda: envs.step([[0.0]] * 599 + [[0.0, 1.0]]),
+        lambda: envs.reset(seed=[-1] * 600),
+        lambda: envs.reset(seed=[0] * 500),
+        lambda: envs.reset(seed="0" * 600),
+        lambda: envs.reset(options={"reset_mask": np.zeros(599, bool)}),
+        lambda: envs.reset(options={"reset_mask": [True] * 600}),
+        lambda: envs.reset(options=np.zeros(600)),
+        lambda: envs.reset(options={"x" * 600: 1}),
+        lambda: make_vec("BulletCartPole-v0", np.zeros((99, 99))),
+        lambda: make_vec("BulletCartPole-v0", 1, autoreset_mode=np.zeros((99, 99)).tolist()),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        message = str(caught.value).partition(" was raised from")[0]
+        assert "\n" not in message and len(message) < 250, message
 
 
 def test_a_bad_action_is_named(make_vec):
@@ -777,9 +819,7 @@ def test_sb3_adapter_carries_all_spaces(make_vec, env_id, kwargs):
 
 @pytest.mark.slow
 def test_sb3_learns_on_a_vector_environment(make_vec):
-    envs = VecMonitor(
-        GymnasiumVecEnv(make_vec("BulletCartPole-v0", 16, autoreset_mode="Disabled"))
-    )
+    envs = VecMonitor(GymnasiumVecEnv(make_vec("BulletCartPole-v0", 16, autoreset_mode="Disabled")))
     model = PPO("MlpPolicy", envs, n_steps=64, n_epochs=10, learning_rate=1e-3, seed=0)
     model.learn(20_000)
     mean, _ = evaluate_policy(model, envs, n_eval_episodes=16)
