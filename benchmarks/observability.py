@@ -28,7 +28,7 @@ from torch import nn
 from tqdm import tqdm, trange
 
 from bullet_envs import registered
-from bullet_envs.agents import Agent, load_agent
+from bullet_envs.agents import Agent, controllers_of, load_agent
 from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS
 from bullet_envs.agents.networks import Keypoints, build_network
@@ -37,7 +37,12 @@ from bullet_envs.registration import env_ids
 
 from .tables import read_rows, with_section, write_rows
 
-PIXEL_IDS = tuple(e for e in env_ids() if registered(e).pixel_id == e)  # type: ignore[union-attr]
+# Those whose state an LQR can hold.
+PIXEL_IDS = tuple(
+    registered(env_id).pixel_id  # type: ignore[union-attr]
+    for env_id in env_ids()
+    if "lqr" in controllers_of(env_id)
+)
 
 FRAMES = 3  # in a stack
 IMAGES = 5_000  # collected in each round
@@ -92,7 +97,7 @@ class Estimator(nn.Module):
     """Tells the columns of the state id's observation from a stack of images.
 
     Args:
-        size: of a image.
+        size: of an image.
         states: examples, shape (n, columns).
     """
 
@@ -174,7 +179,7 @@ def measure(
 
     Args:
         env_id: a pixel id.
-        size: of a image (pixels).
+        size: of an image (pixels).
         stride: actions between the images of a stack, 1 to 16.
         supersampling: as the environment's keyword.
         episodes: to play on the estimate, from unseen starts, 1 to 100.
