@@ -28,11 +28,11 @@ for env_id in bullet_envs.ENV_IDS:
     env.close()
 
 env = gym.make(bullet_envs.ENV_IDS[0], render_mode="rgb_array")
-env = bullet_envs.Recorder(env, "films", episode_trigger=lambda n: True, name_prefix="wheel")
+env = bullet_envs.Recorder(env, "videos", episode_trigger=lambda n: True, name_prefix="wheel")
 env.reset(seed=0)
 env.step(env.action_space.sample())
 env.close()
-assert Path("films/wheel-episode-0.mp4").stat().st_size > 0
+assert Path("videos/wheel-episode-0.mp4").stat().st_size > 0
 """
 
 
