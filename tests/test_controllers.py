@@ -37,7 +37,7 @@ def test_lqr_holds_the_ball_in_the_middle(control_hz, continuous):
     """From action 250 on the ball stays within about 1 cm, also at half the control rate."""
     agent = load_agent("BalancingPlate-v0", "lqr", control_hz=control_hz, continuous=continuous)
     with agent.make_env() as env:
-        for seed in range(20):
+        for seed in range(6):
             observation, _ = env.reset(seed=seed)
             for action in range(500):
                 observation, _, terminated, _, _ = env.step(agent.predict(observation)[0])
@@ -252,7 +252,7 @@ def train_linear_policy(env_id):
     return mean
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("home, abroad", TWINS.items(), ids=TWINS)
 def test_a_policy_moves_to_the_twin(home, abroad):
     """A policy trained in one of the twins solves the other, as it is: >= 475 over 100 starts."""

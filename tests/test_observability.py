@@ -1,6 +1,5 @@
 """Whether images carry the state, in short; all of it is measured by `make observability`."""
 
-import csv
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from conftest import PIXEL_IDS
 
 from benchmarks import observability
 from benchmarks.observability import Images, join, measure, table
+from benchmarks.tables import read_rows
 from bullet_envs import registered
 from bullet_envs.agents import load_agent
 
@@ -169,7 +169,7 @@ def test_what_the_csv_lacks_is_measured(tmp_path, monkeypatch, capsys):
         ("BalancingPlatePixels-v0", 64, 2, 1),
         ("BalancingPlatePixels-v0", 48, 2, 1),
     ]
-    rows = list(csv.DictReader(old.open(newline="")))
+    rows = read_rows(old)
     assert [(row["env_id"], row["size"], row["mean"]) for row in rows] == [
         (PIXEL_ID, "48", "100.0"),
         (PIXEL_ID, "64", "499.0"),
@@ -203,7 +203,6 @@ def test_wrong_settings_are_refused(setting, message):
 def test_the_committed_table_is_that_of_the_document():
     """`make observability` writes the table that docs/pixels.md shows."""
     document = (Path(__file__).parent.parent / "docs" / "pixels.md").read_text()
-    with observability.CSV_PATH.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(observability.CSV_PATH)
     assert len(rows) == len(PIXEL_IDS) * len(observability.SETTINGS)
     assert table(rows) in document

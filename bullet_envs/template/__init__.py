@@ -31,7 +31,8 @@ def write_package(name: str, parent: Path) -> Path:
     folder = parent / name
     if folder.exists():
         raise FileExistsError(f"{folder} exists already: choose another name")
-    if importlib.util.find_spec(name) is not None:
+    found = importlib.util.find_spec(name)
+    if found is not None and found.origin is not None:  # without an origin it is a mere folder
         raise ValueError(f"NAME {name!r} is that of an installed package: choose another")
     words = {EXAMPLE.name: name, "PlanarArm": "".join(map(str.capitalize, name.split("_")))}
     try:
