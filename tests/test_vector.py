@@ -110,8 +110,9 @@ LENGTHS = [
 @pytest.mark.parametrize("env_id", ALL_STATE_IDS)
 def test_equals_singles(make_vec, env_id, mode, num_envs, steps):
     """Observations, rewards, flags, infos and states are equal to the bit in all three modes."""
-    if steps > 300 and env_id not in STATE_IDS:
-        steps = 5_000 // num_envs
+    if env_id not in STATE_IDS:  # with a world for each, 30 MB
+        num_envs = min(num_envs, 16)
+        steps = min(steps, 1_000)
     vector = make_vec(env_id, num_envs, autoreset_mode=mode, max_episode_steps=60)
     singles = sync(env_id, num_envs, mode, max_episode_steps=60)
     assert vector.single_observation_space == singles.single_observation_space
