@@ -95,6 +95,8 @@ class ActionDecoder:
             array = np.asarray(actions)
         except ValueError:
             raise ValueError(f"actions of different lengths must be {self._legal_many}") from None
+        if isinstance(actions, list | tuple) and any(type(a) in (bool, np.bool_) for a in actions):
+            raise TypeError(f"actions {shorten(actions)} must be {self._legal_many}")
         if array.dtype.kind not in ("fiu" if self._discrete is None else "iu"):
             raise TypeError(f"actions of dtype {array.dtype} must be {self._legal_many}")
         if array.shape != self._shape:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .checks import shorten
+from .contract import check_task
 from .observers import OBSERVERS, Observer, PixelObserver, StateObserver
 from .registration import load_task
 from .task import State, Task
@@ -82,6 +83,7 @@ def make_task(
         )
     given = {name: value for name, value in keywords.items() if name in of_task}
     made = kind if isinstance(kind, Task) else kind(**given)
+    check_task(made)
     seen: Observer = StateObserver(made)
     if observer == "pixels":
         rest = {name: value for name, value in keywords.items() if name not in of_task}

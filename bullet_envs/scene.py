@@ -63,6 +63,8 @@ class Actuator:
         require("max_velocity", self.max_velocity, 0, MAX_SPEED, "m/s or rad/s")
         require("gain", self.gain, 0, 1)
         require("centre", self.centre, -1e6, 1e6, "m or rad")
+        if self.centre and self.kind != "position":
+            raise ValueError(f"centre={self.centre!r} is for kind='position', not {self.kind!r}")
 
 
 class Scene(Protocol):
@@ -95,7 +97,7 @@ class BodyScene:
     def __init__(self, world: World, num_envs: int, actuators: Sequence[Actuator]) -> None:
         self._world = world
         self._num_envs = num_envs
-        self._actuators = tuple(actuators)
+        self.actuators = tuple(actuators)
         self._drivers: list[list[Callable[[Sequence[float]], None]]] = [[] for _ in range(num_envs)]
         self._readers: list[list[Callable[[], Sequence[float]]]] = [[] for _ in range(num_envs)]
         self._placers: list[list[tuple[Callable[[Sequence[Any]], None], slice]]] = [
@@ -114,8 +116,8 @@ class BodyScene:
 
         Args:
             path: its URDF.
-            joints: the names of those whose position and speed are columns of the state. The
-                actuators whose joint this robot has drive it.
+            joints: the names of those whose position and speed are columns of the state; none for
+                a table or a wall. The actuators whose joint this robot has drive it.
             position: of its base (m).
 
         Returns:
@@ -128,11 +130,12 @@ class BodyScene:
         bodies = []
         for index in range(self._num_envs):
             body = self._world.load(path, position, fixed=True, env_index=index)
-            handles = body.joints(*joints)
-            self._readers[index].append(functools.partial(body.joint_states, handles))
-            place = functools.partial(_place_joints, body, handles)
-            self._placers[index].append((place, self._columns(2 * len(joints))))
-            self._drivers[index] += _drivers(body, self._actuators)
+            if joints:
+                handles = body.joints(*joints)
+                self._readers[index].append(functools.partial(body.joint_states, handles))
+                place = functools.partial(_place_joints, body, handles)
+                self._placers[index].append((place, self._columns(2 * len(joints))))
+            self._drivers[index] += _drivers(body, self.actuators)
             bodies.append(body)
         self._joint_names += bodies[0].joint_names
         self._width += 2 * len(joints)
@@ -180,17 +183,17 @@ class BodyScene:
             self._placers[index].append((goal.place, self._columns(size)))
         self._width += size
 
-    def require_actuators(self) -> None:
-        """Refuse an actuator that drives nothing.
+    def check(self) -> None:
+        """Refuse an actuator that drives nothing, or more than one joint.
 
         Raises:
-            ValueError: no robot has its joint.
+            ValueError: no robot, or more than one, has its joint, or the joint is fixed.
         """
-        for actuator in self._actuators:
-            if actuator.joint not in self._joint_names:
+        for actuator in self.actuators:
+            if (found := self._joint_names.count(actuator.joint)) != 1:
                 raise ValueError(
-                    f"actuators have no joint {actuator.joint!r}; the robots' joints are"
-                    f" {', '.join(self._joint_names)}"
+                    f"actuators have {'no' if not found else 'more than one'} joint"
+                    f" {actuator.joint!r}; the robots' joints are {', '.join(self._joint_names)}"
                 )
 
     def _columns(self, count: int) -> slice:
@@ -204,7 +207,7 @@ class BodyScene:
 
     def act(self, commands: Sequence[float]) -> None:
         """Give the actuators their commands for the next step of the world."""
-        count = len(self._actuators)
+        count = len(self.actuators)
         for index, drivers in enumerate(self._drivers):
             mine = commands[index * count : (index + 1) * count]
             for drive in drivers:
@@ -247,6 +250,7 @@ class ContactFreeScene:
     ) -> None:
         if motors := [actuator.joint for actuator in actuators if actuator.kind != "torque"]:
             raise ValueError(f"a contact-free robot has no motors, as on {', '.join(motors)}")
+        self.actuators = tuple(actuators)
         self._body = world.load_contact_free(path, num_envs)
         self._width = len(joints)
         self._joints = self._body.joints(*joints)
@@ -276,7 +280,7 @@ class _Goal:
         return self._numbers
 
     def place(self, numbers: Sequence[float]) -> None:
-        self._numbers = list(numbers)
+        self._numbers = [float(number) for number in numbers]
         if self._marker is not None:
             xyz = zip(self._origin, (*numbers, 0.0, 0.0), strict=False)
             self._marker.place_base([a + b for a, b in xyz])

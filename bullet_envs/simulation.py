@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .contract import check_scene
 from .engine.world import World
-from .scene import BodyScene
 
 if TYPE_CHECKING:
     from .scene import Scene
@@ -45,8 +45,7 @@ class Simulation:
                 **options,
             )
             scene = task.build(world, after - first)
-            if isinstance(scene, BodyScene):
-                scene.require_actuators()
+            check_scene(task, scene, after - first)
             self._worlds.append((world, scene, range(first, after)))
         self.world, scene, _ = self._worlds[0]
         # What a lone sub-environment needs, looked up once: its step has 7 µs in all.

@@ -191,10 +191,11 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         self._elapsed += ~was_ended
         indices = ended.tolist()
         initial = {i: self._sample_initial_state(i) for i in indices} if autoresets else {}
-        columns = self._ready().step(commands.ravel().tolist(), initial, indices if waits else ())
+        columns = self._ready().step(commands.ravel().tolist(), initial, set(indices if waits else ()))
         self._states = states = np.array(columns).reshape(before.shape)
         if waits:
             states[ended] = before[ended]
+        states.flags.writeable = False  # tasks are given views of it
         columns_after = tuple(states.T)
         terminated = np.full(self.num_envs, self.task.terminated(columns_after), np.bool_)
         truncated = self._elapsed >= self._time_limit
@@ -213,7 +214,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         ended_now = self._ended
         observed: Any = acted if waits else slice(None)
         if self.skip_observations:
-            observed = acted & ended_now
+            observed = acted & ended_now | was_ended if autoresets else acted & ended_now
         observations = self._observe(observed)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and ended_now.any():
             finals = self._finals(terms)
@@ -320,7 +321,10 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
 
     def _begin(self, indices: Sequence[int], state: State | None = None) -> None:
         """Begin an episode in some sub-environments, from a random state if none is given."""
-        initial = {index: state or self._sample_initial_state(index) for index in indices}
+        initial = {
+            index: self._sample_initial_state(index) if state is None else state
+            for index in indices
+        }
         placed = self._ready().set_state(initial)
         if self._states is None:
             self._states = np.zeros((self.num_envs, len(self.task.state_names)))
@@ -348,7 +352,6 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
     def _observe(self, indices: Any) -> Observation:
         """Observe some sub-environments and return new arrays of all observations."""
         states: Array = self._states[indices]  # type: ignore[index]
-        self._latest = _copy(self._latest)
         if len(states):
             _put(self._latest, indices, self.observer.observe_many(states))
         return _copy(self._latest)

@@ -7,7 +7,7 @@ from .silence import p
 from .urdf import name_of_copy
 
 _POSITION, _SPEED = operator.itemgetter(0), operator.itemgetter(1)  # of what getJointStates returns
-_JOINT_NAME, _JOINT_DAMPING, _JOINT_FRICTION, _JOINT_EFFORT = 1, 6, 7, 10  # of getJointInfo
+_JOINT_NAME, _JOINT_TYPE, _JOINT_DAMPING, _JOINT_FRICTION, _JOINT_EFFORT = 1, 2, 6, 7, 10  # of getJointInfo
 
 
 class Body:
@@ -17,7 +17,8 @@ class Body:
         client: PyBullet's.
         body_id: Bullet's number of the body.
         env_index: the sub-environment of its world that it belongs to.
-        copies: how often its links and joints are there, see ``World.load_contact_free``.
+        copies: how often its links and joints are there, of a body that touches nothing (see
+            ``World.load_contact_free``); None for any other.
         substeps: Bullet's own sub-steps per step of the world.
 
     Attributes:
@@ -25,11 +26,11 @@ class Body:
     """
 
     def __init__(
-        self, client: int, body_id: int, env_index: int, copies: int, substeps: int
+        self, client: int, body_id: int, env_index: int, copies: int | None, substeps: int
     ) -> None:
         self._client = client
         self._id = body_id
-        self._copies = copies
+        self._copies = copies or 1
         # Bullet multiplies the greatest force of a motor by its sub-steps.
         self._motor_share = 1 / substeps
         self._group = 1 << env_index
@@ -38,13 +39,16 @@ class Body:
             for joint in range(p.getNumJoints(body_id, client))
         ]
         self._index = {info[_JOINT_NAME].decode(): joint for joint, info in enumerate(infos)}
+        self._fixed = {
+            joint for joint, info in enumerate(infos) if info[_JOINT_TYPE] == p.JOINT_FIXED
+        }
         self._effort = [info[_JOINT_EFFORT] for info in infos]
         self.has_damping = any(info[_JOINT_DAMPING] for info in infos)
         self._colliding = []
         for link in range(-1, len(infos)):
             joint_damping = infos[link][_JOINT_DAMPING] if link >= 0 else 0.0
             if link >= 0:
-                # Every joint is born with a velocity motor that holds it still. A motor that holds
+                # Bullet gives every joint a velocity motor that holds it still. A motor that holds
                 # with no more force than the joint's friction is Coulomb friction.
                 p.setJointMotorControl2(
                     body_id,
@@ -53,13 +57,12 @@ class Body:
                     force=infos[link][_JOINT_FRICTION] * self._motor_share,
                     physicsClientId=client,
                 )
-            shapes = p.getCollisionShapeData(body_id, link, client)
-            if any(shape[2] != p.GEOM_PLANE for shape in shapes):
+            if p.getCollisionShapeData(body_id, link, client) and copies is None:
                 self._colliding.append(link)
                 self._collide_within_env(link)
             else:
                 p.setCollisionFilterGroupMask(body_id, link, 0, 0, physicsClientId=client)
-            # Every link is born with linear and angular damping 0.04, drag that no file asked for.
+            # Bullet gives every link linear and angular damping 0.04, drag that no file asked for.
             # The three are passed together: each call resets those that it leaves out.
             p.changeDynamics(
                 body_id,
@@ -77,8 +80,8 @@ class Body:
 
     @property
     def joint_names(self) -> tuple[str, ...]:
-        """The names of all joints."""
-        return tuple(self._index)
+        """The names of all joints that move."""
+        return tuple(name for name, joint in self._index.items() if joint not in self._fixed)
 
     def joints(self, *names: str) -> tuple[int, ...]:
         """Return handles for the methods below: these joints of the first copy, then the next.

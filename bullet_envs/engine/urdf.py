@@ -139,12 +139,14 @@ def contact_free(urdf: Path, copies: int) -> Iterator[Path]:
     link and sorts it into a search tree as it moves. Each link is therefore given an infinite plane
     for a collision shape: a box of that size makes Bullet leave the link out of its collisions, and
     solve no constraints of a body all of whose moving links are left out; the body moves as before.
-    Joint limits, which would then do nothing but be sorted, are left out. A link without a visual
-    shape would be drawn as the plane and gets none.
+    A link without a visual shape would be drawn as the plane and gets none.
 
     Raises:
-        ValueError: a link has a collision shape, or a joint has damping or friction.
+        ValueError: a link has a collision shape, or a joint has limits, damping or friction.
     """
+    for name, joint in read_joints(urdf).items():
+        if math.isfinite(joint.lower) or joint.damping or joint.friction:
+            raise ValueError(f"{urdf}: joint {name!r} has limits, damping or friction")
     robot = _parse(urdf)
     base, *links = robot.findall("link")
     joints = robot.findall("joint")
@@ -155,11 +157,8 @@ def contact_free(urdf: Path, copies: int) -> Iterator[Path]:
             everywhere = ElementTree.SubElement(link, "collision")
             geometry = ElementTree.SubElement(everywhere, "geometry")
             ElementTree.SubElement(geometry, "plane", normal="0 0 1")
-    for joint in joints:
-        if joint.find("dynamics") is not None:
-            raise ValueError(f"{urdf}: joint {joint.attrib['name']!r} has damping or friction")
-    for limit in robot.iter("limit"):
-        limit.attrib = {}
+    for mesh in robot.iter("mesh"):
+        mesh.set("filename", os.fspath(urdf.parent.absolute() / mesh.attrib["filename"]))
     for copy in range(1, copies):
         for original in (*links, *joints):
             part = deepcopy(original)
@@ -170,6 +169,7 @@ def contact_free(urdf: Path, copies: int) -> Iterator[Path]:
             robot.append(part)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / urdf.name
+        ElementTree.indent(robot)  # Bullet's parser fails on very long lines
         ElementTree.ElementTree(robot).write(path)
         yield path
 

@@ -24,7 +24,8 @@ LIGHT: dict[str, Any] = {
     "lightDiffuseCoeff": 0.5,
     "lightSpecularCoeff": 0.05,
 }
-MAX_ENVS = 31  # a bit each of Bullet's collision masks
+MAX_ENVS = 31  # of bodies that collide: a bit each of Bullet's collision masks
+MAX_JOINTS = 120  # of one body
 _CONTACT_BREAKING_THRESHOLD = 0.02  # m, Bullet's default
 
 
@@ -130,7 +131,7 @@ class World:
         Three things that PyBullet does and the file does not say are undone: the velocity motor
         that holds every joint, the damping of 0.04 that every link gets, and the inertias that it
         computes from collision shapes in place of the file's. Joint friction (N or N·m), which
-        PyBullet reads and does not apply, acts. Only bodies with the same ``env_index`` collide.
+        PyBullet reads and does not apply, acts on joints that no motor drives. Only bodies with the same ``env_index`` collide.
 
         Args:
             path: the file.
@@ -140,10 +141,12 @@ class World:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: PyBullet cannot load it, or it has damping that ``bullet_substeps`` would
-                apply wrongly.
+            ValueError: PyBullet cannot load it, ``env_index`` is out of range, or the robot has
+                damping that ``bullet_substeps`` would apply wrongly.
         """
         path = Path(path)
+        if not 0 <= env_index < MAX_ENVS:
+            raise ValueError(f"a world has room for {MAX_ENVS} sub-environments: lower envs_per_world")
         if not path.is_file():
             raise FileNotFoundError(f"no URDF at {path}")
         body = self._load(path, position, fixed, env_index)
@@ -158,17 +161,23 @@ class World:
 
         Each copy moves as it would alone, and one body is driven and read by one call. Only for
         robots that have proved that they need no more: no joint limits, damping, friction,
-        collision shapes or motors (see :func:`bullet_envs.engine.urdf.contact_free`). Bullet has
-        room for 120 joints of a body.
+        collision shapes or motors (see :func:`bullet_envs.engine.urdf.contact_free`).
 
         Raises:
-            ValueError: a link has a collision shape, or a joint has damping or friction.
+            ValueError: the robot has one of these, or all copies together more than 120 joints, for
+                which Bullet has no room.
         """
+        joints = copies * len(urdf.read_joints(path))
+        if joints > MAX_JOINTS:
+            raise ValueError(
+                f"{copies} copies of {path} have {joints} joints and may have {MAX_JOINTS} in a"
+                " world: lower envs_per_world"
+            )
         with urdf.contact_free(path, copies) as prepared:
             return self._load(prepared, (0.0, 0.0, 0.0), True, 0, copies)
 
     def _load(
-        self, path: Path, position: Sequence[float], fixed: bool, env_index: int, copies: int = 1
+        self, path: Path, position: Sequence[float], fixed: bool, env_index: int, copies: int | None = None
     ) -> Body:
         try:
             with silenced():
@@ -193,7 +202,7 @@ class World:
         body_id = p.createMultiBody(
             baseMass=0, baseVisualShapeIndex=shape, physicsClientId=self.client
         )
-        return Body(self.client, body_id, 0, 1, self._substeps)
+        return Body(self.client, body_id, 0, None, self._substeps)
 
     def set_shared_parameters(self) -> None:
         """Set what another client of this process may have changed for all (3 µs).
