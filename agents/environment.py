@@ -86,7 +86,8 @@ class EnvConfig:
         task = registered(self.env_id)
         if task is None or ":" in self.env_id:
             return self.env_id
-        return f"{task.task.partition(':')[0].partition('.')[0]}:{self.env_id}"
+        module = task.task.partition(":")[0]
+        return f"{'bullet_envs' if module.startswith('bullet_envs.') else module}:{self.env_id}"
 
     @property
     def is_ours(self) -> bool:

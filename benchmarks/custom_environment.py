@@ -65,7 +65,10 @@ def train(seed: int, package: Path, runs: Path) -> tuple[dict[str, Any], list[di
     """Train a seed on the command line; return its row and its learning curve."""
     arguments = train_command((package / "README.md").read_text())
     command = [sys.executable, "-m", "bullet_envs", "train", *arguments, "--seed", str(seed)]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(package), *sys.path]))}
+    environ = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(package / "src"), *filter(None, sys.path)]),
+    }
     subprocess.run([*command, "-f", str(runs)], check=True, env=environ, cwd=package)
     folder = runs / "sb3-ppo" / f"PlanarArm-v0_seed{seed}_1"
     agent = load_agent(ENV_ID, folder)
@@ -137,7 +140,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         package = write_package("planar_arm", Path(folder))
-        sys.path.insert(0, str(package))
+        sys.path.insert(0, str(package / "src"))
         for seed in SEEDS:
             rows, curves = read_rows(options.csv), read_rows(options.curves)
             if seed in [int(row["seed"]) for row in rows]:

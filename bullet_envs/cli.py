@@ -36,7 +36,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 2 after a mistake of the user's."""
-    sys.path.append(os.getcwd())  # where my_package of --env my_package:MyTask-v0 may be
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # where my_package of --env my_package:MyTask-v0 may be
     parser = _build_parser()
     options = parser.parse_args(arguments)
     try:

@@ -268,4 +268,4 @@ class BulletEnv(gym.Env[Observation, Any]):
 
 def _plain(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return an info with Python's numbers in place of NumPy's, which many a logger refuses."""
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in info.items()}
+    return {k: v.item() if isinstance(v, np.generic | np.ndarray) else v for k, v in info.items()}

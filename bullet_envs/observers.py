@@ -51,19 +51,20 @@ class StateObserver:
     def __init__(self, task: Task) -> None:
         self.space: spaces.Box | spaces.Dict = task.observation_space
         self._columns = task.observe
+        self._is_dict = isinstance(self.space, spaces.Dict)
         self._dtype = np.dtype(np.float32)  # NumPy is slower with np.float32
 
     def observe(self, state: State) -> Observation:
         """Return the task's columns, float32."""
-        columns = self._columns(state)
-        if columns.__class__ is dict:
+        columns: Any = self._columns(state)
+        if self._is_dict:
             return {name: np.array(column, self._dtype) for name, column in columns.items()}
         return np.array(columns, self._dtype)
 
     def observe_many(self, states: npt.NDArray[np.float64]) -> Observation:
         """Return the task's columns, float32 of shape (n, columns)."""
         columns: Any = self._columns(tuple(states.T))
-        if columns.__class__ is dict:
+        if self._is_dict:
             return {name: self._stack(column, len(states)) for name, column in columns.items()}
         return self._stack(columns, len(states))
 

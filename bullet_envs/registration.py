@@ -1,5 +1,8 @@
 """One declaration makes a task's ids, single and vector, with states or images to observe."""
 
+import dataclasses
+import inspect
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +32,11 @@ class RegisteredTask:
     pixel_id: str
 
 
+# Keywords of environments and of the observer of images, which a task's would hide.
+RESERVED = (
+    *("task", "observer", "render_mode", "num_envs", "max_episode_steps", "autoreset_mode"),
+    *("size", "camera", "supersampling", "renderer"),
+)
 _REGISTERED: dict[str, RegisteredTask] = {}
 
 
@@ -44,16 +52,22 @@ def register_task(name: str, version: int = 0) -> Callable[[Kind], Kind]:
         version: to be raised by whatever changes dynamics, reward, spaces or pixels.
 
     Raises:
-        TypeError: what is decorated is not a subclass of :class:`Task`.
-        ValueError: an id belongs to another environment, or the class cannot be imported by name.
+        TypeError: what is decorated is not a subclass of :class:`Task`, or a keyword of it has no
+            default.
+        ValueError: a keyword of the task is one of environments, an id belongs to another environment, or the class cannot be imported by name.
         gymnasium.error.Error: the name is not legal.
     """
+    if not isinstance(name, str):
+        raise TypeError("register_task takes a name: write @register_task('MyTask')")
+    if re.search(r"-v\d+$", name):
+        raise ValueError(f"register_task({name!r}) adds the version itself: leave out '-v…'")
 
     def register(kind: Kind) -> Kind:
         if not (isinstance(kind, type) and issubclass(kind, Task)):
             raise TypeError(f"register_task({name!r}) decorates a subclass of Task, not {kind!r}")
         if "." in kind.__qualname__:
             raise ValueError(f"{kind.__qualname__} must stand at the top level of its module")
+        _check_fields(kind)
         found = RegisteredTask(
             name,
             f"{kind.__module__}:{kind.__name__}",
@@ -72,6 +86,22 @@ def register_task(name: str, version: int = 0) -> Callable[[Kind], Kind]:
         return kind
 
     return register
+
+
+def _check_fields(kind: type[Task]) -> None:
+    """Refuse keywords of a task that an environment could not pass on."""
+    own = inspect.get_annotations(kind)
+    fields = [name for name, of in own.items() if "ClassVar" not in str(of)]
+    if fields and "__dataclass_fields__" not in kind.__dict__:
+        raise TypeError(
+            f"{kind.__name__} has the field {fields[0]!r}: decorate it with"
+            " @dataclass(frozen=True, kw_only=True), below @register_task"
+        )
+    for field in dataclasses.fields(kind):
+        if field.name in RESERVED:
+            raise ValueError(f"{kind.__name__}.{field.name}: environments have such a keyword")
+        if field.default is field.default_factory is dataclasses.MISSING:
+            raise TypeError(f"{kind.__name__}.{field.name} must have a default")
 
 
 def _register(env_id: str, task: RegisteredTask, kind: type[Task]) -> None:

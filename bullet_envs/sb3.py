@@ -74,7 +74,9 @@ class GymnasiumVecEnv(VecEnv):
                     if isinstance(observations, dict)
                     else observations[index]
                 )
-            observations, _ = self.envs.reset(options={"reset_mask": ended})
+            observations, reset_infos = self.envs.reset(options={"reset_mask": ended})
+            for index in np.flatnonzero(ended).tolist():
+                self.reset_infos[index] = info_of(reset_infos, index)
         return observations, rewards.astype(np.float32), ended, infos
 
     def close(self) -> None:
@@ -91,6 +93,8 @@ class GymnasiumVecEnv(VecEnv):
         ``np_random`` and ``np_random_seed`` are their own; all others are those of the vector
         environment, which the sub-environments share.
         """
+        if attr_name in ("action_space", "observation_space"):
+            attr_name = f"single_{attr_name}"
         value = getattr(self.envs.unwrapped, attr_name)
         chosen = self._get_indices(indices)
         if attr_name in ("np_random", "np_random_seed"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .checks import shorten
 from .contract import check_scene
 from .engine.world import World
 
@@ -62,6 +64,9 @@ class Simulation:
         Returns:
             The same states as the engine gives them back, which may differ in the last bits of a
             quaternion.
+
+        Raises:
+            ValueError: a state is none that bodies can have, such as a quaternion of length 0.
         """
         self.world.set_shared_parameters()
         placed = {}
@@ -70,7 +75,10 @@ class Simulation:
                 columns = scene.state()
                 for index in here:
                     first = index * self._columns
-                    placed[indices.start + index] = columns[first : first + self._columns]
+                    mine = columns[first : first + self._columns]
+                    if not all(map(math.isfinite, mine)):
+                        raise ValueError(f"state {shorten(states[indices.start + index])} is none")
+                    placed[indices.start + index] = mine
         return placed
 
     def step(

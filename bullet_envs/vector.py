@@ -191,7 +191,9 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         self._elapsed += ~was_ended
         indices = ended.tolist()
         initial = {i: self._sample_initial_state(i) for i in indices} if autoresets else {}
-        columns = self._ready().step(commands.ravel().tolist(), initial, set(indices if waits else ()))
+        columns = self._ready().step(
+            commands.ravel().tolist(), initial, set(indices if waits else ())
+        )
         self._states = states = np.array(columns).reshape(before.shape)
         if waits:
             states[ended] = before[ended]
@@ -330,6 +332,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             self._states = np.zeros((self.num_envs, len(self.task.state_names)))
         self._states = self._states.copy()
         self._states[indices] = [placed[index] for index in indices]
+        self._states.flags.writeable = False
         self._elapsed[indices] = 0
         self._ended = self._ended.copy()
         self._ended[indices] = False

@@ -61,7 +61,7 @@ def test_snippets_run(document, elsewhere):
 def test_commands_run(document, elsewhere, monkeypatch):
     """Each command ends well, with trainings of a few steps and evaluations of a few episodes."""
     if document == "docs/custom_environment.md":  # calls its package so
-        sys.path.append(str(write_package("planar_arm", elsewhere)))
+        sys.path.append(str(write_package("planar_arm", elsewhere) / "src"))
         importlib.invalidate_caches()
         importlib.import_module("planar_arm")
     for env_id in bullet_envs.ENV_IDS:
@@ -97,14 +97,14 @@ def test_commands_of_tables_are_found():
 def test_guide_shows_the_file_that_new_writes():
     """The Python blocks of the guide, in their order, are the task's file, line by line."""
     shown = "\n".join(blocks("docs/custom_environment.md", "python")).splitlines()
-    file = (EXAMPLE / "planar_arm" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    file = (EXAMPLE / "src" / "planar_arm" / "__init__.py").read_text(encoding="utf-8").splitlines()
     assert [line for line in shown if line.strip()] == [line for line in file if line.strip()]
 
 
 def test_guide_shows_the_urdf_that_new_writes():
     """The XML of the guide is part of the robot's file."""
     (shown,) = blocks("docs/custom_environment.md", "xml")
-    urdf = (EXAMPLE / "planar_arm" / "planar_arm.urdf").read_text(encoding="utf-8")
+    urdf = (EXAMPLE / "src" / "planar_arm" / "planar_arm.urdf").read_text(encoding="utf-8")
     assert re.sub(r"\s+", " ", shown.strip()) in re.sub(r"\s+", " ", urdf)
 
 

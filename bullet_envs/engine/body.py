@@ -7,7 +7,13 @@ from .silence import p
 from .urdf import name_of_copy
 
 _POSITION, _SPEED = operator.itemgetter(0), operator.itemgetter(1)  # of what getJointStates returns
-_JOINT_NAME, _JOINT_TYPE, _JOINT_DAMPING, _JOINT_FRICTION, _JOINT_EFFORT = 1, 2, 6, 7, 10  # of getJointInfo
+_JOINT_NAME, _JOINT_TYPE, _JOINT_DAMPING, _JOINT_FRICTION, _JOINT_EFFORT = (
+    1,
+    2,
+    6,
+    7,
+    10,
+)  # of getJointInfo
 
 
 class Body:

@@ -146,7 +146,9 @@ class World:
         """
         path = Path(path)
         if not 0 <= env_index < MAX_ENVS:
-            raise ValueError(f"a world has room for {MAX_ENVS} sub-environments: lower envs_per_world")
+            raise ValueError(
+                f"a world has room for {MAX_ENVS} sub-environments: lower envs_per_world"
+            )
         if not path.is_file():
             raise FileNotFoundError(f"no URDF at {path}")
         body = self._load(path, position, fixed, env_index)
@@ -177,7 +179,12 @@ class World:
             return self._load(prepared, (0.0, 0.0, 0.0), True, 0, copies)
 
     def _load(
-        self, path: Path, position: Sequence[float], fixed: bool, env_index: int, copies: int | None = None
+        self,
+        path: Path,
+        position: Sequence[float],
+        fixed: bool,
+        env_index: int,
+        copies: int | None = None,
     ) -> Body:
         try:
             with silenced():

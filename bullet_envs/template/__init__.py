@@ -6,6 +6,10 @@ import re
 import tempfile
 from pathlib import Path
 
+import gymnasium as gym
+
+import bullet_envs
+
 EXAMPLE = Path(__file__).with_name("planar_arm")
 
 
@@ -34,7 +38,10 @@ def write_package(name: str, parent: Path) -> Path:
     found = importlib.util.find_spec(name)
     if found is not None and found.origin is not None:  # without an origin it is a mere folder
         raise ValueError(f"NAME {name!r} is that of an installed package: choose another")
-    words = {EXAMPLE.name: name, "PlanarArm": "".join(map(str.capitalize, name.split("_")))}
+    title = "".join(map(str.capitalize, name.split("_")))
+    if title in bullet_envs.__all__ or f"{title}-v0" in gym.registry:
+        raise ValueError(f"NAME {name!r} makes {title}, which is taken: choose another")
+    words = {EXAMPLE.name: name, "PlanarArm": title}
     try:
         # Renamed when it is complete, so that nothing is left half-written.
         with tempfile.TemporaryDirectory(dir=parent) as temporary:
