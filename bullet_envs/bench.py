@@ -166,7 +166,11 @@ def write(results: dict[str, Any], path: Path | None) -> None:
 
 
 def profile(only: str | None = None) -> None:
-    """Print where the time of a step goes, single and vector, for one id or for each."""
+    """Print where the time of a step goes, single and vector, for one id or for each.
+
+    PyBullet's ``stepSimulation`` is counted in the function that calls it, ``step`` of
+    ``simulation.py``.
+    """
     for env_id in env_ids() if only is None else [only.rpartition(":")[2]]:
         for name, opener in (
             (env_id, _gym(env_id)),

@@ -793,7 +793,7 @@ def fake_ffmpeg(tmp_path_factory, monkeypatch):
 
 
 def fails(folder: Path, match: str, steps: int = 60, **kwargs: Any) -> None:
-    """Film noise until the recorder gives up, and see that nothing is lost but the video."""
+    """Record noise until the recorder gives up, and see that nothing is lost but the video."""
     folder.mkdir(exist_ok=True)
     (folder / "rl-video-episode-0.mp4").write_bytes(b"old")
     env = NumberedEnv(noise=True, **kwargs)

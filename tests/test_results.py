@@ -24,7 +24,7 @@ from bullet_envs.agents import (
 def test_bundled_agents_are_those_of_the_results(env_id, algo):
     """Every seed has its row; the first that solves the id, or else seed 0, is the one bundled.
 
-    On states all five seeds solve it. On pictures all three of PPO do, and one of DQN at least.
+    On states all five seeds solve it. On images all three of PPO do, and one of DQN at least.
     """
     rows = [row for row in read_rows(results.CSV_PATH) if row["env_id"] == env_id]
     cells = {int(row["seed"]): row for row in rows if row["algo"] == algo}
@@ -63,7 +63,7 @@ def test_bundled_results_are_the_readmes():
 
 
 def test_cells_of_the_results():
-    """States: five seeds of each algorithm and both controllers. Pictures: three, and no LQR."""
+    """States: five seeds of each algorithm and both controllers. Images: three, and no LQR."""
     cells = results.cells()
     assert len(cells) == len(set(cells))
     for env_id in STATE_IDS + PIXEL_IDS:

@@ -276,7 +276,7 @@ def test_unknown_joint(urdf):
         scene.add_robot(path, ("elbow",))
     with pytest.raises(ValueError, match="no joint 'elbow'"):
         Simulation(Arm(path=path, actuator=Actuator(joint="elbow", scale=1)))
-    with pytest.raises(ValueError, match="'turn' needs max_force: its URDF has no effort"):
+    with pytest.raises(ValueError, match=r"'turn' needs max_force: its URDF has no effort"):
         Simulation(Arm(path=path, actuator=Actuator(joint="turn", scale=1, kind="velocity")))
     world.close()
 

@@ -102,7 +102,6 @@ def sync(env_id, num_envs, mode, **kwargs):
 LENGTHS = [
     *[(1, 300), (7, 300), (64, 100)],
     *[pytest.param(num_envs, 5000, marks=sweep) for num_envs in (1, 7, 64)],
-    pytest.param(16, 5000, marks=sweep),
 ]
 
 
@@ -111,15 +110,16 @@ LENGTHS = [
 @pytest.mark.parametrize("env_id", ALL_STATE_IDS)
 def test_equals_singles(make_vec, env_id, mode, num_envs, steps):
     """Observations, rewards, flags, infos and states are equal to the bit in all three modes."""
-    if steps > 300 and env_id not in STATE_IDS:
-        steps = 500
+    if env_id not in STATE_IDS:  # with a world for each, 30 MB
+        num_envs = min(num_envs, 16)
+        steps = min(steps, 1_000)
     vector = make_vec(env_id, num_envs, autoreset_mode=mode, max_episode_steps=60)
     singles = sync(env_id, num_envs, mode, max_episode_steps=60)
     assert vector.single_observation_space == singles.single_observation_space
     assert vector.observation_space == singles.observation_space
     assert vector.action_space == singles.action_space
     ends = compare(vector, singles, steps, kept=num_envs // 7)
-    assert ends >= num_envs * max(1, steps // 150)
+    assert ends >= max(1, num_envs * (steps // 150))
     singles.close()
 
 
