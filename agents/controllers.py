@@ -1,4 +1,4 @@
-"""The controller that learns nothing and knows nothing; ``lqr.py`` has the one that knows the task.
+"""Uniform random actions, the lower bound of every table; ``lqr.py`` has the other controller.
 
 Run ``bullet-envs evaluate --algo random --env BalancingPlate-v0``.
 """

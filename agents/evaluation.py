@@ -87,7 +87,7 @@ def run_episodes(
         observations = latest[live]
         actions[live] = decided = act(observations)
         if not taken:
-            actions[len(seeds) :] = actions[0]  # legal, for those that nobody looks at
+            actions[len(seeds) :] = actions[0]  # legal, for those that are not used
         latest, rewards, terminated, truncated, infos = envs.step(actions)
         ended = terminated | truncated
         taken += len(live)

@@ -159,7 +159,7 @@ class ReplayBuffer:
     def _next_obs(
         self, time: npt.NDArray[np.int64], env: npt.NDArray[np.int64]
     ) -> npt.NDArray[Any]:
-        """Return what followed; after a termination, where nobody looks, anything."""
+        """Return what followed; after a termination, where it is not used, anything."""
         next_obs: npt.NDArray[Any] = self.columns["frames"][(time + 1) % self.length, env]
         for index, key in enumerate(zip(time.tolist(), env.tolist(), strict=True)):
             if key in self.final_obs:

@@ -27,7 +27,7 @@ REPEATS = "action_repeats"
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
     """Takes each action several times, or until the episode ends, and sums the rewards.
 
-    An environment with the attribute ``skip_observations`` does not draw what nobody sees.
+    An environment with the attribute ``skip_observations`` does not draw the images between.
 
     Args:
         env: what to act in.

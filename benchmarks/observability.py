@@ -51,7 +51,7 @@ ROUNDS = 3
 EPOCHS = 8
 BATCH = 128
 LEARNING_RATE = 2e-3
-EPISODE = 120  # actions: short episodes show more starts
+EPISODE = 120  # actions: short episodes show more initial states
 PUSHES = (0.05, 0.2, 0.4)  # probability of a random action, drawn per episode
 COLUMNS = ("env_id", "size", "stride", "supersampling", "r2", "mean", "worst")
 CSV_PATH = Path(__file__).parent / "observability.csv"
@@ -68,18 +68,18 @@ class Images:
     Args:
         images: uint8 of shape (n, size, size, 3).
         states: as the state id observes them, shape (n, columns).
-        starts: index of the episode's first image, shape (n,).
+        first: index of the episode's first image, shape (n,).
     """
 
     images: Array
     states: Array
-    starts: Array
+    first: Array
 
     def stacks(self, rows: Array, stride: int) -> torch.Tensor:
         """Return stacks of images ``stride`` actions apart, shape (rows, FRAMES, ...)."""
         back = stride * np.arange(FRAMES)[::-1]
         return torch.from_numpy(
-            self.images[np.maximum(rows[:, None] - back, self.starts[rows, None])]
+            self.images[np.maximum(rows[:, None] - back, self.first[rows, None])]
         )
 
 
@@ -89,7 +89,7 @@ def join(parts: Sequence[Images]) -> Images:
     return Images(
         np.concatenate([part.images for part in parts]),
         np.concatenate([part.states for part in parts]),
-        np.concatenate([part.starts + n for part, n in zip(parts, before, strict=False)]),
+        np.concatenate([part.first + n for part, n in zip(parts, before, strict=False)]),
     )
 
 
@@ -182,7 +182,7 @@ def measure(
         size: of an image (pixels).
         stride: actions between the images of a stack, 1 to 16.
         supersampling: as the environment's keyword.
-        episodes: to play on the estimate, from unseen starts, 1 to 100.
+        episodes: to play on the estimate, from unseen initial states, 1 to 100.
 
     Returns:
         The setting, R² of each column on images that were not learned from, and mean and least

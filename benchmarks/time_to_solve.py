@@ -118,7 +118,7 @@ class _UntilSolved(Run):
 def sections() -> list[TimeToSolve]:
     """Return the trainings whose time to solve is compared.
 
-    Those of SB3 are for the cart-pole alone: nobody has published settings for the plate.
+    Those of SB3 are for the cart-pole alone: there are no published settings for the plate.
     """
     cart_pole, plate = CART_POLE, PLATE
     ours = {
@@ -178,7 +178,7 @@ def _sb3(algo: str, env_id: str) -> Callable[[int], bool]:
 
 
 def repeated_actions() -> bench.Section:
-    """Return what is saved by not drawing the frames between that nobody sees."""
+    """Return what is saved by drawing only the last frame of a repeated action."""
     ids = [env_id for env_id in env_ids() if registered(env_id).pixel_id == env_id]  # type: ignore[union-attr]
     times = 2  # as the presets have
     names = {env_id: f"{env_id}, 8 sub-environments, action repeat {times}" for env_id in ids}
@@ -192,7 +192,7 @@ def repeated_actions() -> bench.Section:
 
 
 class _DrawEveryFrame(VectorActionRepeat):
-    """Repeats actions without a word to the environment."""
+    """Repeats actions and lets every frame be drawn."""
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         for _ in range(self._times):

@@ -31,14 +31,14 @@ from . import assets
 from .camera import Camera
 from .engine import world
 from .engine.silence import p
-from .registration import env_ids, registered
+from .registration import env_ids, load_task, registered
 from .renderer import Renderer
 
 CART_POLE = "BulletCartPole-v0"  # what other suites have too
 BURST = 25  # actions of a single environment between resets; by turns, they end no episode
 ROUND = 0.15  # seconds of a case in each round
 NUM_ENVS = (1, 16, 64, 256)
-MOST_CLIENTS = 64  # processes, or environments that draw: 256 of these take 15 GB
+MOST_CLIENTS = 64  # processes, Bullet worlds, or environments that draw: 256 take 7 to 15 GB
 
 
 # Begins again, outside the time; acts once, in every sub-environment.
@@ -263,7 +263,12 @@ def sections() -> list[Section]:
                 *(Ratio(env_id, other.name) for env_id in pixel_ids for other in cameras),
             ],
         ),
-        *(_vector_section(env_id, num_envs) for env_id in ids for num_envs in NUM_ENVS),
+        *(
+            _vector_section(env_id, num_envs)
+            for env_id in ids
+            for num_envs in NUM_ENVS
+            if num_envs <= MOST_CLIENTS or _shares_worlds(env_id)
+        ),
         Section(
             "vector environments",
             [
@@ -271,11 +276,16 @@ def sections() -> list[Section]:
                     Case(_vector_name(env_id, num_envs), _vector(env_id, num_envs), num_envs)
                     for env_id in state_ids
                     for num_envs in NUM_ENVS
+                    if num_envs <= MOST_CLIENTS or _shares_worlds(env_id)
                 ),
                 *many,
             ],
             [
-                *(Ratio(_vector_name(e, 256), _vector_name(e, 64)) for e in state_ids),
+                *(
+                    Ratio(_vector_name(e, 256), _vector_name(e, 64))
+                    for e in state_ids
+                    if _shares_worlds(e)
+                ),
                 *(Ratio(_vector_name(CART_POLE, 64), other.name) for other in many),
             ],
         ),
@@ -287,9 +297,14 @@ def _observes_images(env_id: str) -> bool:
     return task is not None and env_id == task.pixel_id
 
 
+def _shares_worlds(env_id: str) -> bool:
+    task = registered(env_id)
+    return task is not None and load_task(task.task).envs_per_world > 1
+
+
 def _vector_section(env_id: str, num_envs: int) -> Section:
     ways = [Case(_vector_name(env_id, num_envs), _vector(env_id, num_envs), num_envs)]
-    if num_envs <= MOST_CLIENTS or not _observes_images(env_id):
+    if num_envs <= MOST_CLIENTS or env_id in _BARE_LOOPS:
         ways.append(Case(f"SyncVectorEnv of {num_envs}", _sync(env_id, num_envs), num_envs))
     if num_envs <= MOST_CLIENTS:
         ways += [

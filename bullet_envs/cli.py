@@ -75,6 +75,9 @@ def _build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     command = commands.add_parser("list", help="environments and their bundled agents")
+    command.add_argument(
+        "--env", metavar="MODULE", help="a package of yours, or module:Id, whose tasks to list too"
+    )
     command.set_defaults(command=_list)
 
     command = commands.add_parser("new", help="write a package with a robot and task of your own")
@@ -255,6 +258,8 @@ def _load(options: argparse.Namespace) -> Any:
 
 
 def _list(options: argparse.Namespace) -> int:
+    if options.env is not None:
+        _import_module(options.env.partition(":")[0], options.env)
     for env_id in env_ids():
         spec = gym.spec(env_id)
         limit = f"{spec.max_episode_steps} actions" if spec.max_episode_steps else "no time limit"
@@ -463,10 +468,14 @@ def _import_package(env_id: str) -> None:
         ValueError: there is no such package, or it registers no such task.
     """
     module, _, name = env_id.rpartition(":")
-    try:
-        if module:
-            importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"--env {env_id}: {error}") from None
+    if module:
+        _import_module(module, env_id)
     if registered(name) is None:
         raise ValueError(f"--env {env_id} must be a registered task: {', '.join(env_ids())}")
+
+
+def _import_module(module: str, env: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--env {env}: {error}") from None

@@ -37,7 +37,7 @@ class BulletEnv(gym.Env[Observation, Any]):
     Attributes:
         skip_observations: while True, ``step`` returns the observation of before unless the episode
             terminates: a wrapper that repeats an action sets it for the steps between, whose images
-            nobody sees. :meth:`observation` returns the present one.
+            are not used. :meth:`observation` returns the present one.
 
     Raises:
         TypeError: a keyword is unknown or of the wrong type.

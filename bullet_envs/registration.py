@@ -54,7 +54,8 @@ def register_task(name: str, version: int = 0) -> Callable[[Kind], Kind]:
     Raises:
         TypeError: what is decorated is not a subclass of :class:`Task`, or a keyword of it has no
             default.
-        ValueError: a keyword of the task is one of environments, an id belongs to another environment, or the class cannot be imported by name.
+        ValueError: a keyword of the task is one of environments, an id belongs to another
+            environment, or the class cannot be imported by name.
         gymnasium.error.Error: the name is not legal.
     """
     if not isinstance(name, str):

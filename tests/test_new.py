@@ -25,7 +25,7 @@ def package(tmp_path_factory):
     """Write a package and make it importable, as pip install -e does."""
     folder = write_package(NAME, tmp_path_factory.mktemp("new"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [*sys.path, str(folder)])
+        patch.setattr(sys, "path", [*sys.path, str(folder / "src")])
         importlib.invalidate_caches()
         yield folder
 

@@ -26,10 +26,10 @@ def some_images(length, first=0):
 def test_stacks_stay_within_their_episode(stride):
     """A stack is of images so many actions apart; before an episode's first it repeats that."""
     data = join([some_images(6), some_images(1, 50), some_images(9, 100)])
-    assert data.starts.tolist() == [0] * 6 + [6] + [7] * 9
+    assert data.first.tolist() == [0] * 6 + [6] + [7] * 9
     stacks = data.stacks(np.arange(16), stride)[..., 0, 0, 0]
     for index, stack in enumerate(stacks.tolist()):
-        start = data.starts[index]
+        start = data.first[index]
         places = [max(start, index - 2 * stride), max(start, index - stride), index]
         assert stack == data.images[places, 0, 0, 0].tolist()
         assert stack[-1] == data.states[index]
@@ -134,7 +134,7 @@ def test_one_setting_is_printed(monkeypatch, capsys, tiny):
     words = f"--env {PIXEL_ID} --size 20 --stride 3 --supersampling 2 --eval-episodes 2"
     run(monkeypatch, *words.split())
     title, line, row = capsys.readouterr().out.strip().splitlines()
-    assert title.startswith(f"| {PIXEL_ID}: px | stride | supersampling | x | x_dot |")
+    assert title.firstwith(f"| {PIXEL_ID}: px | stride | supersampling | x | x_dot |")
     assert title.count("|") == line.count("|") == row.count("|")
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:3] == ["20", "3", "2"]

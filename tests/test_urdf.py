@@ -288,8 +288,16 @@ BOX = "<geometry><box size='0.1 0.1 0.1'/></geometry>"
     ("written", "kind", "words"),
     [
         ({"shape": f"<collision>{BOX}</collision>"}, "torque", "link 'arm' has a collision shape"),
-        ({"joint": '<dynamics damping="0.1"/>'}, "torque", "joint 'turn' has damping or friction"),
-        ({"joint": '<dynamics friction="0.1"/>'}, "torque", "joint 'turn' has damping or friction"),
+        (
+            {"joint": '<dynamics damping="0.1"/>'},
+            "torque",
+            "joint 'turn' has limits, damping or friction",
+        ),
+        (
+            {"joint": '<dynamics friction="0.1"/>'},
+            "torque",
+            "joint 'turn' has limits, damping or friction",
+        ),
         ({}, "velocity", "no motors, as on turn"),
         ({}, "position", "no motors, as on turn"),
     ],

@@ -94,7 +94,7 @@ def test_contents(wheel):
                 expected.add(f"{inside}/{file.relative_to(ROOT / folder).as_posix()}")
     example = "bullet_envs/template/planar_arm"
     expected |= {f"{example}/{name}" for name in ("README.md", "pyproject.toml")}
-    expected |= {f"{example}/planar_arm/{name}" for name in ("__init__.py", "planar_arm.urdf")}
+    expected |= {f"{example}/src/planar_arm/{name}" for name in ("__init__.py", "planar_arm.urdf")}
     expected.add(f"{example}/tests/test_planar_arm.py")
     assert in_package == expected
     assert {name.partition("/")[0] for name in in_package} == {"bullet_envs"}

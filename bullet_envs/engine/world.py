@@ -131,7 +131,8 @@ class World:
         Three things that PyBullet does and the file does not say are undone: the velocity motor
         that holds every joint, the damping of 0.04 that every link gets, and the inertias that it
         computes from collision shapes in place of the file's. Joint friction (N or N·m), which
-        PyBullet reads and does not apply, acts on joints that no motor drives. Only bodies with the same ``env_index`` collide.
+        PyBullet reads and does not apply, acts on joints that no motor drives. Only bodies with the
+        same ``env_index`` collide.
 
         Args:
             path: the file.
