@@ -36,6 +36,13 @@ from bullet_envs.agents.environment import EnvConfig
 from bullet_envs.agents.reinforce import ReinforceConfig, ReinforcePolicy
 from bullet_envs.agents.run import Run
 
+
+@pytest.fixture(params=STATE_IDS + PIXEL_IDS)
+def env_id(request):
+    """An id of the suite: those of the tests' own robots have no agents."""
+    return request.param
+
+
 ENV_ID = "BulletCartPole-v0"
 FLIPS = 1000
 

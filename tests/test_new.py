@@ -121,7 +121,7 @@ def test_the_command_says_what_is_next(tmp_path, capsys):
         str(folder),
         f"next: pip install -e '{folder}[test]' && pytest {folder}",
     ]
-    text = (folder / "tiny_reacher_2" / "__init__.py").read_text("utf-8")
+    text = (folder / "src" / "tiny_reacher_2" / "__init__.py").read_text("utf-8")
     assert '@register_task("TinyReacher2")' in text and "class TinyReacher2(Task):" in text
 
 

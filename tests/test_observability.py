@@ -134,7 +134,7 @@ def test_one_setting_is_printed(monkeypatch, capsys, tiny):
     words = f"--env {PIXEL_ID} --size 20 --stride 3 --supersampling 2 --eval-episodes 2"
     run(monkeypatch, *words.split())
     title, line, row = capsys.readouterr().out.strip().splitlines()
-    assert title.firstwith(f"| {PIXEL_ID}: px | stride | supersampling | x | x_dot |")
+    assert title.startswith(f"| {PIXEL_ID}: px | stride | supersampling | x | x_dot |")
     assert title.count("|") == line.count("|") == row.count("|")
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:3] == ["20", "3", "2"]
