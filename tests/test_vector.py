@@ -822,6 +822,7 @@ def test_sb3_adapter_carries_all_spaces(make_vec, env_id, kwargs):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_sb3_learns_on_a_vector_environment(make_vec):
     envs = VecMonitor(GymnasiumVecEnv(make_vec("BulletCartPole-v0", 16, autoreset_mode="Disabled")))
     model = PPO("MlpPolicy", envs, n_steps=64, n_epochs=10, learning_rate=1e-3, seed=0)
