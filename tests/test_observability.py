@@ -95,8 +95,7 @@ def still(stacks):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("hide", [blank, still])
-@pytest.mark.parametrize("env_id", PIXEL_IDS)
+@pytest.mark.parametrize("env_id, hide", list(zip(PIXEL_IDS, (still, blank), strict=True)))
 def test_the_measurement_can_fail(monkeypatch, env_id, hide):
     """Of blank images nothing is told, of a still one no speed: on neither the LQR balances."""
     monkeypatch.setitem(SHORT, "IMAGES", 1000)  # what is not there takes no long search
