@@ -62,6 +62,8 @@ class ActionDecoder:
         discrete = self._discrete
         if discrete is None:
             return self._decode_box(action)
+        if action.__class__ is int and 0 <= action < len(discrete):  # most often, and quickest
+            return discrete[action]
         try:
             index = operator.index(action)
         except TypeError:
