@@ -129,7 +129,7 @@ def test_what_is_no_task_is_refused():
 
 WITHOUT = """
 import builtins, ctypes, os, sys
-import gymnasium, numpy  # they have what they need
+import gymnasium, numpy, stable_baselines3, torch.utils.tensorboard  # they have what they need
 del os.register_at_fork
 sys.modules["fcntl"] = None  # its import fails
 original = ctypes.CDLL
@@ -142,6 +142,8 @@ class NoHandleOfTheProcess(original):
 
 ctypes.CDLL = NoHandleOfTheProcess
 import bullet_envs, bullet_envs.engine.egl, bullet_envs.engine.world
+import bullet_envs.recorder, bullet_envs.cli, bullet_envs.agents, bullet_envs.agents.run
+import bullet_envs.agents.dqn, bullet_envs.agents.sb3_ppo, bullet_envs.agents.reinforce
 for env_id in bullet_envs.ENV_IDS:
     env = gymnasium.make(env_id, render_mode="rgb_array")
     env.reset(seed=0)
