@@ -66,7 +66,7 @@ def interrupted_step(env):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Simulation, "step", act_only)
+        patch.setattr(Simulation, "step_one", act_only)
         env.step(sample(env, 1, seed=97)[0])
 
 
