@@ -35,6 +35,8 @@ __all__ = [
 _MODULES = {
     "reinforce": ("reinforce", "Reinforce"),
     "dqn": ("dqn", "DQN"),
+    "a2c": ("a2c", "A2C"),
+    "ppo": ("ppo", "PPO"),
     "sb3-ppo": ("sb3_ppo", "SB3PPO"),
 }
 ALGOS = tuple(_MODULES)
@@ -72,8 +74,13 @@ class Algorithm:
     presets: dict[str, dict[str, Any]]
 
     def preset(self, env_id: str) -> dict[str, Any]:
-        """Return the settings for an id that differ from the defaults, none for most ids."""
-        return self.presets.get(bare_id(env_id), {})
+        """Return the settings for an id that differ from the defaults, none for most ids.
+
+        Those of a namespace, ``"ALE/"``, are for all its ids that have none of their own.
+        """
+        name = bare_id(env_id)
+        namespace = name[: name.find("/") + 1]
+        return self.presets.get(name, self.presets.get(namespace, {}))
 
 
 def algorithm(algo: str) -> Algorithm:
