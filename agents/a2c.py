@@ -2,7 +2,8 @@
 
 Mnih et al., "Asynchronous methods for deep reinforcement learning", 2016, algorithm S3, with all
 sub-environments stepped together in place of asynchronous workers. The details that the paper
-leaves open are those of Stable-Baselines3, to whose update this one is equal (``tests/test_ppo.py``).
+leaves open are those of Stable-Baselines3, to whose update this one is equal
+(``tests/test_actor_critic.py``).
 
 Deviations from the paper:
 1. Generalised advantage estimates; with ``gae_lambda`` 1 they are the paper's n-step advantages.

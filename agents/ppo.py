@@ -2,8 +2,8 @@
 
 Schulman et al., "Proximal policy optimization algorithms", 2017, algorithm 1 in actor-critic style.
 The details that the paper leaves open are those of Stable-Baselines3, to whose update this one is
-equal (``tests/test_ppo.py``); Huang et al., "The 37 implementation details of proximal policy
-optimization", 2022, explains each.
+equal (``tests/test_actor_critic.py``); Huang et al., "The 37 implementation details of proximal
+policy optimization", 2022, explains each.
 
 Deviations from the paper:
 1. Advantages are normalised in each minibatch.

@@ -12,11 +12,11 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.utils import ConstantSchedule
-from torch import nn
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from bullet_envs.agents import a2c, algorithm, load_agent, new_agent, ppo
+from bullet_envs.agents import a2c, algorithm, load_agent, ppo
 from bullet_envs.agents.actor_critic import (
     ActorCritic,
     Categorical,
@@ -24,10 +24,9 @@ from bullet_envs.agents.actor_critic import (
     RolloutCollector,
     explained_variance,
     gae,
-    normalized,
     transitions,
 )
-from bullet_envs.agents.environment import EnvConfig
+from bullet_envs.agents.adapters import EnvPoolVectorEnv, SB3VectorEnv
 from bullet_envs.agents.run import Run
 
 
@@ -346,3 +345,54 @@ def test_an_update_of_a2c_equals_that_of_sb3(space, normalize_advantage):
         for ours, sb3s in weights_of(network, model.policy):
             torch.testing.assert_close(ours.grad, sb3s.grad, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(ours, sb3s, rtol=1e-5, atol=1e-5)
+
+
+def make_foreign(kind, num_envs):
+    """Return CartPole-v1 in a vector environment of another library."""
+    if kind == "envpool":
+        envpool = pytest.importorskip("envpool")
+        return EnvPoolVectorEnv(envpool.make_gymnasium("CartPole-v1", num_envs=num_envs, seed=1))
+    of = {"DummyVecEnv": DummyVecEnv, "SubprocVecEnv": SubprocVecEnv}[kind]
+    return SB3VectorEnv(make_vec_env("CartPole-v1", num_envs, vec_env_cls=of))
+
+
+@pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")  # of EnvPool's spaces
+@pytest.mark.parametrize("kind", ["envpool", "SubprocVecEnv"])
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_learners_take_vector_environments_of_other_libraries(kind, algo, tmp_path):
+    """EnvPool's and SB3's, through their adapters: trainings end, count and log as others do."""
+    learner = algorithm(algo)
+    config = learner.config(
+        env_id="CartPole-v1", n_timesteps=512, eval_freq=512, n_envs=4, n_steps=32, hidden=(8,)
+    )
+    with Run(tmp_path / "run", config, progress=False) as run:
+        agent = learner.train(config, run, make_foreign(kind, 4))
+    assert run.steps == 512
+    assert run.best_return > 0
+    assert load_agent("CartPole-v1", tmp_path / "run").algo == agent.algo == algo
+
+
+def test_sb3_environments_are_the_same_through_the_adapter():
+    """With a seed each they return what Gymnasium's own return, final observations included."""
+    theirs = make_foreign("DummyVecEnv", 3)
+    ours = SyncVectorEnv(
+        [lambda: gym.make("CartPole-v1")] * 3, autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    seeds = [5, 9, 2]
+    first, _ = theirs.reset(seed=seeds)
+    np.testing.assert_array_equal(first, ours.reset(seed=seeds)[0])
+    ours.action_space.seed(0)
+    ends = 0
+    for _ in range(100):
+        actions = ours.action_space.sample()
+        *result, info = theirs.step(actions)
+        *expected, expected_info = ours.step(actions)
+        for got, wanted in zip(result, expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+        for index in np.flatnonzero(result[2]).tolist():
+            ends += 1
+            final = expected_info["final_obs"][index]
+            np.testing.assert_array_equal(info["final_obs"][index], final)
+    assert ends > 5
+    theirs.close()
+    ours.close()
