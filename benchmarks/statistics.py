@@ -68,8 +68,8 @@ def stratified_bootstrap(
     """Return the percentile interval of a statistic over training runs.
 
     The strata are the tasks: in each resample, each task of each group gets as many runs as it has,
-    drawn from its own with replacement. Few runs give an interval that is too narrow: 95 % intervals
-    of the IQM hold the truth in 89 % of cases with 5 normally distributed scores, in 92 % with 10.
+    drawn from its own with replacement. Of few runs the interval is too narrow: 95 % intervals of
+    the IQM hold the truth in 89 % of cases with 5 normally distributed scores, in 92 % with 10.
 
     Args:
         statistic: of the groups, e.g. :func:`iqm` or :func:`probability_of_improvement`.
