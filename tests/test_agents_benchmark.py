@@ -179,6 +179,29 @@ def trained(tmp_path, monkeypatch, comparison):
     return row, played
 
 
+@pytest.mark.parametrize("algo, begins", [("dqn", 304), ("sb3-dqn", 0)])
+def test_an_interrupted_cell_goes_on(tmp_path, monkeypatch, algo, begins):
+    """One of ours goes on from its checkpoint, one of SB3's begins anew."""
+    settings = DQN if algo == "dqn" else SB3_DQN
+    cell = Cell(Comparison("published", "CartPole-v1", algo, 600, range(1), settings), 0)
+    monkeypatch.setitem(algorithm("dqn").presets, "CartPole-v1", {"eval_freq": 300})
+    evaluate_ = Run.evaluate
+
+    def stopping(run, agent):
+        evaluate_(run, agent)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "evaluate", stopping)
+        agents.train_cell(cell, paths(tmp_path), [cell.key], lambda steps: None)
+    assert not (tmp_path / "a.csv").exists()
+    counted = []
+    agents.train_cell(cell, paths(tmp_path), [cell.key], counted.append)
+    assert counted[0] == begins and sum(counted) == 600
+    assert [row["steps"] for row in read_rows(tmp_path / "c.csv")][-1] == "600"
+    assert len(read_rows(tmp_path / "c.csv")) == 2
+
+
 @pytest.mark.parametrize("algo", ["dqn", "sb3-dqn"])
 def test_best_and_last_are_two_agents(tmp_path, monkeypatch, algo):
     """The last is that of the whole training, the best that of the best evaluation."""
