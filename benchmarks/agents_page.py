@@ -130,7 +130,7 @@ def plot(curves: Sequence[dict[str, Any]], path: Path) -> None:
         mine = [np.array(of_seed) for key, of_seed in points.items() if key[:3] == of.names]
         for curve in mine:
             panel.plot(*curve.T, color=colour, linewidth=0.7, alpha=0.45)
-        panel.plot(*_middle(mine, of.n_timesteps / 1000), color=colour, linewidth=2.2)
+        panel.plot(*middle_curve(mine, of.n_timesteps / 1000), color=colour, linewidth=2.2)
         for least in {of.every_seed, of.iqm} - {None}:
             panel.axhline(least, color="grey", linewidth=0.9, linestyle="--")
         panel.set_title(f"{of.env_id}, {of.algo.removeprefix('sb3-')}", fontsize=9)
@@ -174,7 +174,7 @@ def _places(drawn: Sequence[Comparison]) -> list[tuple[Comparison, tuple[int, in
     return [(of, places[of.env_id, of.algo.removeprefix("sb3-")]) for of in drawn]
 
 
-def _middle(curves: Sequence[Scores], steps: float) -> tuple[Scores, Scores]:
+def middle_curve(curves: Sequence[Scores], steps: float) -> tuple[Scores, Scores]:
     """Return the interquartile mean of learning curves.
 
     Between evaluations, and after an early end, a curve stays as it was.

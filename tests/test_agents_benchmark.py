@@ -408,7 +408,7 @@ def test_iqm_of_learning_curves():
         np.array([[10.0, 1.0], [20.0, 3.0]]),
         np.array([[5.0, 2.0], [10.0, 5.0], [30.0, 7.0], [40.0, 9.0]]),
     ]
-    steps, middle = agents_page._middle(curves, 40.0)
+    steps, middle = agents_page.middle_curve(curves, 40.0)
     assert steps[0] == 10 and steps[-1] == 40
     assert middle[0] == 3 and middle[-1] == 6
     assert np.allclose(middle[(steps > 20) & (steps < 30)], 4)
