@@ -18,6 +18,7 @@ from .policy import Policy
 
 __all__ = [
     "ALGOS",
+    "BUNDLED",
     "CONTROLLERS",
     "Agent",
     "Algorithm",
@@ -31,13 +32,18 @@ __all__ = [
     "settings_help",
 ]
 
-# Each learned algorithm: its module, with PRESETS and train(), and the prefix of its classes there.
+# Each learned algorithm: its module, with train(), and there the prefix of its classes and the name
+# of its presets.
 _MODULES = {
-    "reinforce": ("reinforce", "Reinforce"),
-    "dqn": ("dqn", "DQN"),
-    "sb3-ppo": ("sb3_ppo", "SB3PPO"),
+    "reinforce": ("reinforce", "Reinforce", "PRESETS"),
+    "dqn": ("dqn", "DQN", "PRESETS"),
+    "sb3-ppo": ("sb3", "SB3PPO", "PPO_PRESETS"),
+    "sb3-a2c": ("sb3", "SB3A2C", "A2C_PRESETS"),
+    "sb3-dqn": ("sb3", "SB3DQN", "DQN_PRESETS"),
+    "sb3-sac": ("sb3", "SB3SAC", "SAC_PRESETS"),
 }
 ALGOS = tuple(_MODULES)
+BUNDLED = ("reinforce", "dqn", "sb3-ppo")  # `make results` trains them
 CONTROLLERS = ("lqr", "random")
 
 
@@ -84,13 +90,13 @@ def algorithm(algo: str) -> Algorithm:
     """
     if algo not in _MODULES:
         raise ValueError(f"algo={algo!r} must be one of {', '.join(ALGOS)}")
-    name, prefix = _MODULES[algo]
+    name, prefix, presets = _MODULES[algo]
     module = importlib.import_module(f".{name}", __name__)
     return Algorithm(
         module.train,
         getattr(module, f"{prefix}Config"),
         getattr(module, f"{prefix}Policy"),
-        module.PRESETS,
+        getattr(module, presets),
     )
 
 
