@@ -37,6 +37,8 @@ __all__ = [
 _MODULES = {
     "reinforce": ("reinforce", "Reinforce", "PRESETS"),
     "dqn": ("dqn", "DQN", "PRESETS"),
+    "a2c": ("a2c", "A2C", "PRESETS"),
+    "ppo": ("ppo", "PPO", "PRESETS"),
     "sb3-ppo": ("sb3", "SB3PPO", "PPO_PRESETS"),
     "sb3-a2c": ("sb3", "SB3A2C", "A2C_PRESETS"),
     "sb3-dqn": ("sb3", "SB3DQN", "DQN_PRESETS"),
@@ -78,8 +80,13 @@ class Algorithm:
     presets: dict[str, dict[str, Any]]
 
     def preset(self, env_id: str) -> dict[str, Any]:
-        """Return the settings for an id that differ from the defaults, none for most ids."""
-        return self.presets.get(bare_id(env_id), {})
+        """Return the settings for an id that differ from the defaults, none for most ids.
+
+        Those of a namespace, ``"ALE/"``, are for all its ids that have none of their own.
+        """
+        name = bare_id(env_id)
+        namespace = name[: name.find("/") + 1]
+        return self.presets.get(name, self.presets.get(namespace, {}))
 
 
 def algorithm(algo: str) -> Algorithm:

@@ -96,14 +96,17 @@ class Agent:
         self.weights_hash = write_card(path, entries, self.facts, policy.network.state_dict())
 
 
-def new_agent(policy: Any, env: EnvConfig, hidden: tuple[int, ...]) -> Agent:
+def new_agent(policy: Any, env: EnvConfig, hidden: tuple[int, ...], device: str = "cpu") -> Agent:
     """Return an untrained agent, whose weights torch's global generator decides.
 
     Args:
         policy: the class of its policy, see :class:`NetworkPolicy`.
         env: its environment, made once to learn its spaces.
         hidden: widths of the hidden layers.
+        device: where its network is.
     """
     with env.make() as made:
         spaces = made.observation_space, made.action_space
-    return Agent(policy.algo, env, policy(*spaces, hidden))
+    made_policy = policy(*spaces, hidden)
+    made_policy.network.to(device)
+    return Agent(policy.algo, env, made_policy)

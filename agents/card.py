@@ -148,7 +148,7 @@ def are_widths(value: object) -> bool:
     """Return whether a value is a list of legal widths of hidden layers."""
     return (
         isinstance(value, list | tuple)
-        and 1 <= len(value) <= 8
+        and len(value) <= 8
         and all(type(width) is int and 1 <= width <= 4096 for width in value)
     )
 

@@ -49,7 +49,7 @@ class DQNConfig(Config):
         exploration_fraction: part of the training in which epsilon falls from 1, 0 to 1.
         exploration_final: epsilon from then on, 0 to 1.
         reward_scale: factor of the rewards that the network learns from, 1e-6 to 1e6.
-        hidden: widths of the hidden layers, 1 to 8 numbers from 1 to 4096.
+        hidden: widths of the hidden layers, 0 to 8 numbers from 1 to 4096.
     """
 
     n_envs: int = 8

@@ -1,15 +1,22 @@
 """Which environment an agent acts in, and what is put around it."""
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, SupportsFloat, TypeVar
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.wrappers import FlattenObservation, FrameStackObservation
+from gymnasium.wrappers import (
+    AtariPreprocessing,
+    FlattenObservation,
+    FrameStackObservation,
+    TransformReward,
+)
 
 from .. import registered
 from .wrappers import (
@@ -31,6 +38,14 @@ RESERVED_KEYWORDS = frozenset(
         *("apply_api_compatibility", "additional_wrappers", "reward_threshold"),
     }
 ) - {"kwargs"}
+
+
+ATARI = "ALE/"  # the namespace of its games
+VEC_ENVS = ("batch", "sync", "async")
+
+
+def _sign(reward: SupportsFloat) -> float:
+    return float(np.sign(float(reward)))
 
 
 def bare_id(env_id: str) -> str:
@@ -72,9 +87,13 @@ class EnvConfig:
     def spec(self) -> EnvSpec:
         """Gymnasium's specification of the id."""
         module, _, name = self.env_id.rpartition(":")
+        if name.startswith(ATARI):
+            module = "ale_py"
         try:
             if module:
-                importlib.import_module(module)
+                imported = importlib.import_module(module)
+            if name.startswith(ATARI):  # its banner, on every new game
+                imported.ALEInterface.setLoggerMode(imported.LoggerMode.Error)
             return gym.spec(name)
         except (gym.error.Error, ModuleNotFoundError) as error:
             reason = " ".join(str(error).split())
@@ -84,6 +103,8 @@ class EnvConfig:
     def name(self) -> str:
         """The id with its module, so that worker processes find it too."""
         task = registered(self.env_id)
+        if self.is_atari:
+            return f"ale_py:{bare_id(self.env_id)}"
         if task is None or ":" in self.env_id:
             return self.env_id
         module = task.task.partition(":")[0]
@@ -93,6 +114,17 @@ class EnvConfig:
     def is_ours(self) -> bool:
         """Whether the environment has a vector version of this package."""
         return str(self.spec.vector_entry_point).startswith("bullet_envs.")
+
+    @property
+    def is_atari(self) -> bool:
+        """Whether the environment is an Atari game of the Arcade Learning Environment."""
+        return bare_id(self.env_id).startswith(ATARI)
+
+    @property
+    def _kwargs(self) -> dict[str, Any]:
+        # The preprocessing skips frames itself, and games that repeat actions at random are others.
+        game = {"frameskip": 1, "repeat_action_probability": 0.0} if self.is_atari else {}
+        return {**game, **self.env_kwargs}
 
     @property
     def max_episode_steps(self) -> int | None:
@@ -115,23 +147,28 @@ class EnvConfig:
 
     def make_bare(self, **kwargs: Any) -> gym.Env[Any, Any]:
         """Make the environment without :meth:`wrap`."""
-        return self._made(lambda: gym.make(self.name, **{**self.env_kwargs, **kwargs}))
+        return self._made(lambda: gym.make(self.name, **{**self._kwargs, **kwargs}))
 
-    def make_vec(self, num_envs: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
+    def make_vec(
+        self, num_envs: int, *, training: bool = False, vec_env: str = "batch", **kwargs: Any
+    ) -> VectorEnv[Any, Any, Any]:
         """Make several of what :meth:`make` makes, with ``AutoresetMode.DISABLED``.
 
         Args:
             num_envs: number of sub-environments.
+            training: for a training, see :meth:`wrap`.
+            vec_env: how they are stepped: ``"batch"`` (this package's own together, others one
+                after the other), ``"sync"`` (one after the other) or ``"async"`` (a process each).
             **kwargs: for ``gym.make_vec``, as in :meth:`make`.
         """
-        kwargs = {**self.env_kwargs, **kwargs}
-        if not self.is_ours:
+        kwargs = {**self._kwargs, **kwargs}
+        if vec_env != "batch" or not self.is_ours:
             return self._made(
                 lambda: gym.make_vec(
                     self.name,
                     num_envs=num_envs,
-                    vectorization_mode="sync",
-                    wrappers=[self.wrap],  # type: ignore[list-item]
+                    vectorization_mode="sync" if vec_env == "batch" else vec_env,
+                    wrappers=[functools.partial(self.wrap, training=training)],
                     vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
                     **kwargs,
                 )
@@ -147,12 +184,25 @@ class EnvConfig:
             envs = VectorFlattenObservation(envs)
         return VectorFrameStack(envs, self.frame_stack) if self.frame_stack > 1 else envs
 
-    def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    def wrap(self, env: gym.Env[Any, Any], training: bool = False) -> gym.Env[Any, Any]:
         """Add the action repeat, the flattening and the frame stack to an environment.
+
+        Atari games are first preprocessed as by Mnih et al., "Human-level control through deep
+        reinforcement learning", 2015: up to 30 idle actions at the beginning, each action for 4
+        frames, the greater of the last two frames, grey, 84 x 84 pixels.
+
+        Args:
+            env: to be wrapped.
+            training: for a training: in Atari games the loss of a life then terminates the episode,
+                and rewards are cut to -1, 0 or 1.
 
         Raises:
             ValueError: the observations are neither an array nor made of vectors.
         """
+        if self.is_atari:
+            env = AtariPreprocessing(env, terminal_on_life_loss=training)
+            if training:
+                env = TransformReward(env, _sign)
         if self.action_repeat > 1:
             env = ActionRepeat(env, self.action_repeat)
         if not isinstance(env.observation_space, gym.spaces.Box):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from .agent import Agent
-from .wrappers import REPEATS
+from .wrappers import REPEATS, autoreset_mode
 
 # Training draws its seeds as 32-bit hashes; no agent trains on these, nor is it selected by them.
 EVALUATION_SEEDS = range(10_000_000, 10_000_100)
@@ -74,8 +74,7 @@ def run_episodes(
     Returns:
         The episodes, in the order of their seeds.
     """
-    # A vector environment without a mode is of the kind that Gymnasium makes by default.
-    mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+    mode = autoreset_mode(envs)
     resets_ended = mode is AutoresetMode.DISABLED and not ended_wait(envs)
     episodes = [Episode() for _ in seeds]
     others = [None] * (envs.num_envs - len(seeds))

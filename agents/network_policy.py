@@ -38,10 +38,15 @@ class NetworkPolicy(Policy):
     def build(self) -> nn.Module:
         """Return a new network for the policy's spaces and widths."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
     def tensor(self, observations: npt.NDArray[Any]) -> torch.Tensor:
         """Return observations as the network takes them."""
         dtype = torch.uint8 if is_image(self.observation_space) else torch.float32
-        return torch.as_tensor(observations, dtype=dtype)
+        return torch.as_tensor(observations, dtype=dtype, device=self.device)
 
 
 class GreedyPolicy(NetworkPolicy):
@@ -62,5 +67,5 @@ class GreedyPolicy(NetworkPolicy):
         """Return the action with the largest output for each observation."""
         with torch.no_grad():
             outputs = self.network(self.tensor(observations))
-        actions: npt.NDArray[Any] = outputs.argmax(dim=1).numpy()
+        actions: npt.NDArray[Any] = outputs.argmax(dim=1).cpu().numpy()
         return actions

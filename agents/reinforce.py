@@ -57,7 +57,7 @@ class ReinforceConfig(Config):
         entropy: weight of the entropy bonus, 0 to 1.
         baseline_reuse: how often a step serves the baseline, 1 to 100; once along with the policy,
             more often out of a buffer of the latest 10,000 steps.
-        hidden: widths of the hidden layers of policy and baseline, 1 to 8 numbers from 1 to 4096.
+        hidden: widths of the hidden layers of policy and baseline, 0 to 8 numbers from 1 to 4096.
     """
 
     episodes: int = 16

@@ -36,7 +36,7 @@ from .checkpoints import (
     write_atomically,
     write_tensors,
 )
-from .environment import EnvConfig
+from .environment import VEC_ENVS, EnvConfig
 from .evaluation import SELECTION_SEEDS, evaluate
 
 # One thread gives the same weights on any number of cores. Networks this small gain from no more.
@@ -60,6 +60,10 @@ class Config:
             early.
         frame_stack: observations that the agent sees at once, 1 to 64.
         action_repeat: steps of the environment that each action lasts, 1 to 64.
+        deterministic_eval: whether evaluations take the most likely actions, not random ones.
+        vec_env: how the sub-environments are stepped: "batch" (this package's own together, others
+            one after the other), "sync" (one after the other) or "async" (a process each).
+        device: where the networks are, as PyTorch names it: "cpu", "cuda", "cuda:1".
     """
 
     env_id: str
@@ -71,6 +75,9 @@ class Config:
     solved_evaluations: int = 2
     frame_stack: int = 1
     action_repeat: int = 1
+    deterministic_eval: bool = True
+    vec_env: str = "batch"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -86,7 +93,16 @@ class Config:
         self.require("solved_evaluations", int, 0, 1000)
         self.require("frame_stack", int, 1, 64)
         self.require("action_repeat", int, 1, 64)
+        self.require_choice("deterministic_eval", (False, True))
+        self.require_choice("vec_env", VEC_ENVS)
         _ = self.env
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, TypeError, AssertionError):  # the last from a build without CUDA
+            raise ValueError(
+                f"device={self.device!r} must be a device of this machine that PyTorch can use,"
+                " e.g. cpu or cuda"
+            ) from None
 
     @property
     def env(self) -> EnvConfig:
@@ -104,11 +120,17 @@ class Config:
         if not low <= value <= high:
             raise ValueError(f"{name}={value!r} must lie from {low:g} to {high:g}")
 
+    def require_choice(self, name: str, legal: tuple[Any, ...]) -> None:
+        """Refuse a setting that is not one of a few values."""
+        value = getattr(self, name)
+        if not any(value is one or (isinstance(value, str) and value == one) for one in legal):
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(map(str, legal))}")
+
     def require_widths(self, name: str) -> None:
         """Refuse a setting that is not widths of hidden layers."""
         if not are_widths(getattr(self, name)):
             raise ValueError(
-                f"{name}={getattr(self, name)!r} must be 1 to 8 whole numbers from 1 to 4096,"
+                f"{name}={getattr(self, name)!r} must be 0 to 8 whole numbers from 1 to 4096,"
                 " e.g. (64, 64)"
             )
 
@@ -260,7 +282,9 @@ class Run:
         The training goes on as if there had been no evaluation.
         """
         with _generators_kept():
-            evaluation = evaluate(agent, SELECTION_SEEDS)
+            # Seeded, since an agent may draw its actions.
+            torch.manual_seed(derived_seed(self.config.seed, self.steps))
+            evaluation = evaluate(agent, SELECTION_SEEDS, self.config.deterministic_eval)
         self._next_evaluation = self.steps + self.config.eval_freq
         mean = float(evaluation.returns.mean())
         threshold = agent.env.reward_threshold

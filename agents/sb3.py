@@ -396,9 +396,10 @@ DQN_PRESETS: dict[str, dict[str, Any]] = {
     },
     "BalancingPlate-v0": {"n_timesteps": 200_000, "eval_freq": 10_000},
 }
+_CONTINUOUS = {"env_kwargs": {"continuous": True}, "eval_freq": 5_000, "save_freq": 5_000}
 SAC_PRESETS: dict[str, dict[str, Any]] = {
-    "BulletCartPole-v0": {"env_kwargs": {"continuous": True}, "n_timesteps": 100_000},
-    "BalancingPlate-v0": {"env_kwargs": {"continuous": True}, "n_timesteps": 100_000},
+    "BulletCartPole-v0": {**_CONTINUOUS, "n_timesteps": 100_000},
+    "BalancingPlate-v0": {**_CONTINUOUS, "n_timesteps": 100_000},
 }
 
 
@@ -547,13 +548,19 @@ def _restore_buffer(buffer: ReplayBuffer, content: Mapping[str, Tensor]) -> None
 def train(config: _SB3Config, run: Run) -> Agent:
     """Train until the run is finished and return the agent as it is then."""
     set_random_seed(derived_seed(config.seed))
-    agent = new_agent(config.policy, config.env, config.hidden)
+    agent = new_agent(config.policy, config.env, config.hidden, config.device)
     policy: Any = agent.policy
-    episodes = VectorEpisodeStatistics(agent.make_vec(config.n_envs))
+    episodes = VectorEpisodeStatistics(
+        agent.make_vec(config.n_envs, training=True, vec_env=config.vec_env)
+    )
     envs = GymnasiumVecEnv(TransformReward(episodes, lambda r: config.reward_scale * r))
     model_class: Any = policy.model
     model = model_class(
-        "MlpPolicy", envs, policy_kwargs=policy.policy_kwargs, device="cpu", **config.arguments()
+        "MlpPolicy",
+        envs,
+        policy_kwargs=policy.policy_kwargs,
+        device=config.device,
+        **config.arguments(),
     )
     model.set_logger(Logger(None, []))  # the callback logs
     callback = _RunCallback(run, agent, episodes, model)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatten, flatten_space
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space, iterate
 
 from ..checks import require_disabled
@@ -210,27 +210,31 @@ class VectorFrameStack(_VectorWrapper):
         return self._stacks.copy(), *rest
 
 
+def autoreset_mode(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    """Return when a vector environment resets ended sub-environments."""
+    # One without a mode is of the kind that Gymnasium makes by default.
+    return AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+
+
 class VectorEpisodeStatistics(_VectorWrapper):
     """Keeps the returns and lengths of the latest episodes.
 
     Args:
-        envs: what to count in, with ``AutoresetMode.DISABLED``.
+        envs: what to count in, with any autoreset mode.
 
     Attributes:
         returns: undiscounted, of the latest 100 episodes that ended by themselves, oldest first.
         lengths: theirs, in environment steps.
-
-    Raises:
-        ValueError: the vector environment resets sub-environments by itself.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
-        require_disabled(envs, "VectorEpisodeStatistics")
         super().__init__(envs)
         self.returns: list[float] = []
         self.lengths: list[int] = []
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
+        self._reset_by_step = np.zeros(self.num_envs, np.bool_)
+        self._mode = autoreset_mode(envs)
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
@@ -240,6 +244,7 @@ class VectorEpisodeStatistics(_VectorWrapper):
         result = self.env.reset(seed=seed, options=options)
         self._returns[mask] = 0
         self._lengths[mask] = 0
+        self._reset_by_step[mask] = False
         return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -247,11 +252,16 @@ class VectorEpisodeStatistics(_VectorWrapper):
         result = self.env.step(actions)
         _, rewards, terminated, truncated, info = result
         self._returns += rewards
-        self._lengths += info.get(REPEATS, 1)
+        self._lengths += ~self._reset_by_step * info.get(REPEATS, 1)
         ended = terminated | truncated
         if ended.any():
             self.returns = [*self.returns, *self._returns[ended].tolist()][-100:]
             self.lengths = [*self.lengths, *self._lengths[ended].tolist()][-100:]
+            if self._mode is not AutoresetMode.DISABLED:
+                self._returns[ended] = 0
+                self._lengths[ended] = 0
+        if self._mode is AutoresetMode.NEXT_STEP:
+            self._reset_by_step = ended
         return result
 
     def state(self) -> dict[str, list[Any]]:

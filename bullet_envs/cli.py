@@ -16,7 +16,7 @@ from . import __version__
 from .registration import env_ids, registered
 
 # Known without importing the agents, which would load torch.
-ALGOS = ("reinforce", "dqn", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-sac")
+ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-sac")
 AGENTS = (*ALGOS, "lqr", "random")
 ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
 LONGEST = 1000  # characters of an error
@@ -121,6 +121,8 @@ def _add_agent_commands(commands: Any) -> None:
     command.add_argument("-n", "--n-timesteps", type=int, help="default: the preset of the id")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--eval-freq", type=int, help="steps between evaluations")
+    command.add_argument("--vec-env", choices=("batch", "sync", "async"), help="see the settings")
+    command.add_argument("--device", help="where the networks are: cpu, cuda, cuda:1")
     command.add_argument("--save-freq", type=int, help="steps between checkpoints")
     command.add_argument(
         "-params",
@@ -287,7 +289,7 @@ def _train(options: argparse.Namespace) -> int:
     from .agents import algorithm, new_agent
 
     given = dict(options.hyperparams)
-    for name in ("n_timesteps", "eval_freq", "save_freq"):
+    for name in ("n_timesteps", "eval_freq", "save_freq", "vec_env", "device"):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
     learner = algorithm(options.algo)
