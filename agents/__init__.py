@@ -18,7 +18,7 @@ from .policy import Policy
 
 __all__ = [
     "ALGOS",
-    "BUNDLED",
+    "BUNDLED_ALGOS",
     "CONTROLLERS",
     "Agent",
     "Algorithm",
@@ -45,7 +45,7 @@ _MODULES = {
     "sb3-sac": ("sb3", "SB3SAC", "SAC_PRESETS"),
 }
 ALGOS = tuple(_MODULES)
-BUNDLED = ("reinforce", "dqn", "sb3-ppo")  # `make results` trains them
+BUNDLED_ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo")  # `make results` trains them
 CONTROLLERS = ("lqr", "random")
 
 

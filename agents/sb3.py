@@ -173,7 +173,6 @@ class _SB3Config(Config):
         hidden: widths of the hidden layers of each network, 1 to 8 numbers from 1 to 4096.
     """
 
-    policy: ClassVar[type[_SB3Policy]]
     n_envs: int = 8
     gamma: float = 0.98
     learning_rate: float = 1e-3
@@ -236,7 +235,6 @@ class SB3PPOConfig(_OnPolicyConfig):
             never does.
     """
 
-    policy = SB3PPOPolicy
     batch_size: int = 256
     n_epochs: int = 10
     clip_range: float = 0.2
@@ -273,7 +271,6 @@ class SB3A2CConfig(_OnPolicyConfig):
         max_grad_norm: greatest norm of a gradient, 1e-8 to 1e6.
     """
 
-    policy = SB3A2CPolicy
     n_steps: int = 5
     gae_lambda: float = 1.0
     vf_coef: float = 0.5
@@ -331,7 +328,6 @@ class SB3DQNConfig(_OffPolicyConfig):
         exploration_final_eps: epsilon from then on, 0 to 1.
     """
 
-    policy = SB3DQNPolicy
     target_update_interval: int = 400
     exploration_fraction: float = 0.15
     exploration_final_eps: float = 0.01
@@ -353,7 +349,6 @@ class SB3SACConfig(_OffPolicyConfig):
         tau: part of the way that the target networks go in a gradient step, 1e-8 to 1.
     """
 
-    policy = SB3SACPolicy
     n_steps: int = 1
     tau: float = 0.005
 
@@ -545,10 +540,18 @@ def _restore_buffer(buffer: ReplayBuffer, content: Mapping[str, Tensor]) -> None
         raise CheckpointError("the replay buffer of the checkpoint is out of its range")
 
 
+_POLICIES: dict[type[_SB3Config], type[_SB3Policy]] = {
+    SB3PPOConfig: SB3PPOPolicy,
+    SB3A2CConfig: SB3A2CPolicy,
+    SB3DQNConfig: SB3DQNPolicy,
+    SB3SACConfig: SB3SACPolicy,
+}
+
+
 def train(config: _SB3Config, run: Run) -> Agent:
     """Train until the run is finished and return the agent as it is then."""
     set_random_seed(derived_seed(config.seed))
-    agent = new_agent(config.policy, config.env, config.hidden, config.device)
+    agent = new_agent(_POLICIES[type(config)], config.env, config.hidden, config.device)
     policy: Any = agent.policy
     episodes = VectorEpisodeStatistics(
         agent.make_vec(config.n_envs, training=True, vec_env=config.vec_env)

@@ -20,7 +20,7 @@ import gymnasium as gym
 
 from bullet_envs import registered
 from bullet_envs.agents import (
-    ALGOS,
+    BUNDLED_ALGOS,
     CONTROLLERS,
     algorithm,
     controllers_of,
@@ -44,7 +44,7 @@ CURVES_PATH = Path(__file__).parent / "curves.csv"
 
 def env_ids() -> list[str]:
     """Return the ids that an algorithm has a preset for."""
-    presets = {env_id for algo in ALGOS for env_id in algorithm(algo).presets}
+    presets = {env_id for algo in BUNDLED_ALGOS for env_id in algorithm(algo).presets}
     return [env_id for env_id in registered_ids() if env_id in presets]
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=Path("docs/curves.png"))
     parser.add_argument("--runs", type=Path, default=Path("runs/results"))
     parser.add_argument("--envs", nargs="+", choices=env_ids(), default=list(env_ids()))
-    names = (*CONTROLLERS, *ALGOS)
+    names = (*CONTROLLERS, *BUNDLED_ALGOS)
     parser.add_argument("--algos", nargs="+", choices=names, default=list(names))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     options = parser.parse_args()
@@ -80,8 +80,11 @@ def cells() -> list[tuple[str, str, int]]:
     return [
         (env_id, algo, seed)
         for env_id in env_ids()
-        for algo in (*controllers_of(env_id), *(a for a in ALGOS if env_id in algorithm(a).presets))
-        for seed in (_seeds(env_id) if algo in ALGOS else [0])
+        for algo in (
+            *controllers_of(env_id),
+            *(a for a in BUNDLED_ALGOS if env_id in algorithm(a).presets),
+        )
+        for seed in (_seeds(env_id) if algo in BUNDLED_ALGOS else [0])
     ]
 
 
@@ -174,14 +177,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for env_id in env_ids():
-        for algo in (*CONTROLLERS, *ALGOS):
+        for algo in (*CONTROLLERS, *BUNDLED_ALGOS):
             mine = [row for row in rows if (row["env_id"], row["algo"]) == (env_id, algo)]
             if not mine:
                 continue
             mean = min(float(row["mean"]) for row in mine)
             worst = min(float(row["worst"]) for row in mine)
             line = f"| {env_id} | {algo} | {mean:.1f} | {worst:.0f} |"
-            if algo in ALGOS:
+            if algo in BUNDLED_ALGOS:
                 steps = [int(row["steps"]) // 1000 for row in mine]
                 seconds = max(float(row["seconds"]) for row in mine)
                 line += f" {len(mine)} | {min(steps)} k to {max(steps)} k | {seconds:.0f} |"
@@ -199,9 +202,9 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
     if not plotted:
         return
     figure = Figure(figsize=(10, 2.6 * len(plotted)), layout="constrained")
-    panels = figure.subplots(len(plotted), len(ALGOS), squeeze=False, sharey=True)
+    panels = figure.subplots(len(plotted), len(BUNDLED_ALGOS), squeeze=False, sharey=True)
     for line, env_id in zip(panels, plotted, strict=True):
-        for panel, algo in zip(line, ALGOS, strict=True):
+        for panel, algo in zip(line, BUNDLED_ALGOS, strict=True):
             for seed in _seeds(env_id):
                 mine = [row for row in curves if cell_of(row) == (env_id, algo, seed)]
                 if mine:

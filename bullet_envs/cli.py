@@ -294,8 +294,9 @@ def _train(options: argparse.Namespace) -> int:
             given[name] = getattr(options, name)
     learner = algorithm(options.algo)
     _env_config(options)
-    settings = {**learner.preset(options.env), **given}
-    env_kwargs = {**settings.pop("env_kwargs", {}), **dict(options.env_kwargs)}
+    preset = dict(learner.preset(options.env))
+    env_kwargs = {**preset.pop("env_kwargs", {}), **dict(options.env_kwargs)}
+    settings = {**preset, **given}
     known = [
         name
         for name in learner.config.__dataclass_fields__
