@@ -1,7 +1,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test test-all lint check results observability custom-environment bench videos format clean
+.PHONY: help venv demo test test-all lint check results benchmark-agents observability custom-environment bench \
+	videos format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +38,11 @@ check: lint test-all ## everything a change must pass
 
 results: venv ## train every agent with every seed and rewrite the README's table
 	$(BIN)/python -m benchmarks.results
+
+benchmark-agents: venv ## train the agents by hand beside published figures, where the CSV has no row
+	@$(BIN)/python -m pip install -qq -c constraints.txt box2d
+	$(BIN)/python -m benchmarks.agents
+	$(BIN)/python -m benchmarks.agents --wall-clock
 
 observability: venv ## measure again what the images tell, where its CSV has no row
 	$(BIN)/python -m benchmarks.observability

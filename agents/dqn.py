@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -92,6 +93,8 @@ class DQNConfig(Config):
                 )
 
 
+EVALUATION_EPSILON = 0.05
+
 # Hundreds of keypoints overfit where four numbers do not: used 64 times, as the transitions of
 # states are, each transition of images teaches less than used 8 times.
 _IMAGES = {
@@ -128,6 +131,15 @@ class DQNPolicy(GreedyPolicy):
 
     algo = "dqn"
 
+    def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
+        """Return the actions of greatest value, or one in 20 at random as Mnih et al. evaluate."""
+        actions = super().act(observations, deterministic)
+        if not deterministic:
+            exploring = torch.rand(len(actions)).numpy() < EVALUATION_EPSILON
+            others = torch.randint(int(self.action_space.n), (len(actions),)).numpy()
+            actions = np.where(exploring, others, actions)
+        return actions
+
 
 def epsilon_at(progress: float, fraction: float, final: float) -> float:
     """Return the probability of a random action, falling linearly from 1 to ``final``.
@@ -155,9 +167,9 @@ def td_target(q_network: nn.Module, target_network: nn.Module, batch: Batch) -> 
 def train(config: DQNConfig, run: Run) -> Agent:
     """Train until the run is finished and return the agent as it is then."""
     torch.manual_seed(derived_seed(config.seed))
-    agent = new_agent(DQNPolicy, config.env, config.hidden)
+    agent = new_agent(DQNPolicy, config.env, config.hidden, config.device)
     policy: Any = agent.policy
-    q_network, target_network = policy.network, policy.build()
+    q_network, target_network = policy.network, policy.build().to(config.device)
     target_network.load_state_dict(q_network.state_dict())
     modules = {"q": q_network, "target": target_network}
     optimiser = torch.optim.Adam(
@@ -167,7 +179,9 @@ def train(config: DQNConfig, run: Run) -> Agent:
         config.buffer_size, config.n_envs, policy.observation_space, config.frame_stack
     )
     n_actions = int(policy.action_space.n)
-    envs = VectorEpisodeStatistics(agent.make_vec(config.n_envs))
+    envs = VectorEpisodeStatistics(
+        agent.make_vec(config.n_envs, training=True, vec_env=config.vec_env)
+    )
     losses: deque[float] = deque(maxlen=100)
     updates = 0
     with run.restoring() as restored:
@@ -221,7 +235,7 @@ def train(config: DQNConfig, run: Run) -> Agent:
                 for _ in range(config.gradient_steps):
                     batch = replay_buffer.sample(
                         config.batch_size, config.n_steps, config.gamma, rng
-                    )
+                    ).to(config.device)
                     target = td_target(q_network, target_network, batch)
                     values = q_network(batch.observations).gather(1, batch.actions[:, None])
                     loss = nn.functional.smooth_l1_loss(values.squeeze(1), target)

@@ -9,10 +9,8 @@ Deviations:
 3. Advantages are divided by their standard deviation over the batch.
 4. Adam, in place of plain gradient ascent.
 5. An entropy bonus, and a learning rate that falls linearly to zero.
-6. With ``baseline_reuse`` the baseline learns from each step several times, also from steps of
-   earlier policies: with any baseline the gradient's expectation is the same. On images it then
-   shares its encoder with the policy: the baseline's error teaches the encoder more than the
-   policy's noisy gradient does.
+6. The baseline takes many gradient steps after one of the policy. On images it shares its encoder
+   with the policy: its error teaches the encoder more than the policy's noisy gradient does.
 7. When the environment steps are used up, episodes that have not ended are left out of the last
    update; where none has ended there is no update.
 
@@ -23,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -31,17 +28,10 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from .agent import Agent, new_agent
-from .checkpoints import (
-    LearnerState,
-    below,
-    learner_tensors,
-    matching,
-    restore_learner,
-    whole_number,
-)
+from .checkpoints import LearnerState, learner_tensors, restore_learner
 from .evaluation import Episode, run_episodes
 from .network_policy import GreedyPolicy
-from .networks import build_network, is_image, parameter_groups
+from .networks import build_network, is_image
 from .run import Config, Run, derived_seed
 
 
@@ -53,19 +43,19 @@ class ReinforceConfig(Config):
         episodes: whole episodes per update, 1 to 256.
         gamma: discount, 0 to 1.
         learning_rate: of Adam at the start, 1e-8 to 1; falls linearly to zero.
-        encoder_learning_rate: the same for the encoder of images, 1e-8 to 1.
         entropy: weight of the entropy bonus, 0 to 1.
-        baseline_reuse: how often a step serves the baseline, 1 to 100; once along with the policy,
-            more often out of a buffer of the latest 10,000 steps.
+        baseline_epochs: passes of the baseline over the episodes of an update, 0 to 100; 0 for no
+            baseline at all.
+        baseline_learning_rate: the same as ``learning_rate`` for the baseline.
         hidden: widths of the hidden layers of policy and baseline, 0 to 8 numbers from 1 to 4096.
     """
 
     episodes: int = 16
     gamma: float = 0.99
     learning_rate: float = 3e-3
-    encoder_learning_rate: float = 1e-3
     entropy: float = 0.01
-    baseline_reuse: int = 1
+    baseline_epochs: int = 1
+    baseline_learning_rate: float = 1e-3
     hidden: tuple[int, ...] = (64, 64)
 
     def __post_init__(self) -> None:
@@ -74,39 +64,28 @@ class ReinforceConfig(Config):
         self.require("episodes", int, 1, 256)
         self.require("gamma", float, 0, 1)
         self.require("learning_rate", float, 1e-8, 1)
-        self.require("encoder_learning_rate", float, 1e-8, 1)
         self.require("entropy", float, 0, 1)
-        self.require("baseline_reuse", int, 1, 100)
+        self.require("baseline_epochs", int, 0, 100)
+        self.require("baseline_learning_rate", float, 1e-8, 1)
         self.require_widths("hidden")
 
 
 CHUNK_BYTES = 40_000_000  # observations whose activations, 20 times as large, are kept at once
-BUFFER_SIZE = 10_000  # steps that a baseline learns from again
-BUFFER_BATCH = 64
+BASELINE_BATCH = 256  # steps of a gradient of the baseline
 
+_IMAGES = {
+    "frame_stack": 2,
+    "action_repeat": 2,
+    "eval_freq": 20_000,
+    "save_freq": 20_000,
+    "learning_rate": 1e-3,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 300_000, "learning_rate": 1e-2, "entropy": 0.0},
     "BalancingPlate-v0": {"n_timesteps": 600_000},
-    "BulletCartPolePixels-v0": {
-        "frame_stack": 3,
-        "action_repeat": 2,
-        "n_timesteps": 300_000,
-        "eval_freq": 20_000,
-        "save_freq": 20_000,
-        "learning_rate": 1e-3,
-        "entropy": 0.0,
-    },
-    "BalancingPlatePixels-v0": {
-        "frame_stack": 3,
-        "action_repeat": 3,
-        "n_timesteps": 400_000,
-        "episodes": 4,
-        "gamma": 0.98,
-        "learning_rate": 1e-3,
-        "encoder_learning_rate": 5e-4,
-        "entropy": 0.03,
-        "baseline_reuse": 6,
-    },
+    "BulletCartPolePixels-v0": {**_IMAGES, "n_timesteps": 600_000, "entropy": 0.0},
+    "BalancingPlatePixels-v0": {**_IMAGES, "n_timesteps": 600_000, "gamma": 0.98},
+    "CartPole-v1": {"n_timesteps": 167_000, "learning_rate": 1e-2, "entropy": 0.0},
 }
 
 
@@ -124,55 +103,6 @@ class ReinforcePolicy(GreedyPolicy):
             logits = self.network(self.tensor(observations))
             actions: npt.NDArray[Any] = Categorical(logits=logits).sample().numpy()
         return actions
-
-
-class ReturnBuffer:
-    """The latest steps and the returns that followed them.
-
-    Args:
-        size: steps.
-        space: of an observation.
-    """
-
-    def __init__(self, size: int, space: gym.Space[Any]) -> None:
-        self.observations = torch.from_numpy(np.zeros((size, *(space.shape or ())), space.dtype))
-        self.returns = torch.zeros(size)
-        self.added = 0
-
-    def add(self, observations: Tensor, returns: Tensor) -> None:
-        """Add steps, in place of the oldest ones."""
-        size = len(self.returns)
-        places = (self.added + torch.arange(len(returns)))[-size:] % size
-        self.observations[places] = observations[-size:]
-        self.returns[places] = returns[-size:]
-        self.added += len(returns)
-
-    def sample(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return observations and returns of random steps, drawn by torch's global generator."""
-        places = torch.randint(min(self.added, len(self.returns)), (batch_size,))
-        return self.observations[places], self.returns[places]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the content for a checkpoint."""
-        filled = min(self.added, len(self.returns))
-        return {
-            "return_buffer.observations": self.observations[:filled],
-            "return_buffer.returns": self.returns[:filled],
-            "return_buffer.added": torch.tensor(self.added),
-        }
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Undo :meth:`tensors`.
-
-        Raises:
-            CheckpointError: the content is not that of such a buffer.
-        """
-        content = below(tensors, "return_buffer")
-        added = whole_number(content["added"])
-        filled = min(added, len(self.returns))
-        for name, column in (("observations", self.observations), ("returns", self.returns)):
-            column[:filled] = matching(content[name], (filled, *column.shape[1:]), column.dtype)
-        self.added = added
 
 
 def returns_to_go(rewards: Sequence[float], gamma: float) -> npt.NDArray[np.float32]:
@@ -216,14 +146,14 @@ def _make_uniform(policy: nn.Module) -> None:
 def train(config: ReinforceConfig, run: Run) -> Agent:
     """Train until the run is finished and return the agent as it is then."""
     torch.manual_seed(derived_seed(config.seed))
-    agent = new_agent(ReinforcePolicy, config.env, config.hidden)
+    agent = new_agent(ReinforcePolicy, config.env, config.hidden, config.device)
     learner = _Learner(config, agent.policy)
     with run.restoring() as restored:
         if restored is not None:
             learner.restore(restored.tensors)
     if restored is None:
         run.checkpoint(LearnerState(learner.tensors()))
-    envs = agent.make_vec(config.episodes)
+    envs = agent.make_vec(config.episodes, training=True, vec_env=config.vec_env)
 
     while not run.finished:
         # Seeded by the steps so far, so that a resumed training draws the same numbers.
@@ -265,76 +195,75 @@ class _Learner:
     def __init__(self, config: ReinforceConfig, policy: Any) -> None:
         self._config = config
         self._policy: ReinforcePolicy = policy
-        space = policy.observation_space
-        self._baseline = build_network(space, config.hidden, 1)
-        self._modules = {"policy": policy.network, "baseline": self._baseline}
-        self._reuses = config.baseline_reuse > 1
-        self._buffer = ReturnBuffer(BUFFER_SIZE, space)
-        if self._reuses and is_image(space):
-            self._baseline[0] = policy.network[0]
-            _make_uniform(policy.network)
+        network, space = policy.network, policy.observation_space
+        self._baseline = build_network(space, config.hidden, 1).to(policy.device)
+        if is_image(space):
+            self._baseline[0] = network[0]
+            _make_uniform(network)
+        self._modules = {"policy": network, "baseline": self._baseline}
+        shared = {id(one) for one in self._baseline.parameters()}
+        own = [one for one in network.parameters() if id(one) not in shared]
         self._optimiser = torch.optim.Adam(
-            parameter_groups(
-                nn.ModuleList(self._modules.values()),
-                config.learning_rate,
-                config.encoder_learning_rate,
-            )
+            [
+                {"params": own, "initial_lr": config.learning_rate},
+                {
+                    "params": list(self._baseline.parameters()),
+                    "initial_lr": config.baseline_learning_rate,
+                },
+            ]
         )
 
     def update(self, episodes: Sequence[Episode], progress: float) -> dict[str, float]:
-        """Take a step along the policy gradient and return the losses for the log.
+        """Take a step along the policy gradient, teach the baseline, and return their losses.
 
         Args:
             episodes: that the policy has played, at least one.
             progress: part of the training that was done before them, 0 to 1.
         """
-        config, network, baseline = self._config, self._policy.network, self._baseline
-        optimiser = self._optimiser
+        config, network, optimiser = self._config, self._policy.network, self._optimiser
+        device = self._policy.device
         observations = self._policy.tensor(np.concatenate([e.observations for e in episodes]))
-        actions = torch.as_tensor(np.concatenate([e.actions for e in episodes]))
+        actions = torch.as_tensor(np.concatenate([e.actions for e in episodes]), device=device)
         returns = torch.as_tensor(
-            np.concatenate([returns_to_go(e.rewards, config.gamma) for e in episodes])
+            np.concatenate([returns_to_go(e.rewards, config.gamma) for e in episodes]),
+            device=device,
         )
         for group in optimiser.param_groups:
             group["lr"] = group["initial_lr"] * (1 - progress)
-        optimiser.zero_grad()
-        gradient_loss = baseline_loss = 0.0
         chunk = max(1, CHUNK_BYTES // observations[0].nbytes)
-        with torch.no_grad():
-            values = torch.cat([baseline(part) for part in observations.split(chunk)]).squeeze(1)
-        advantages = returns - values
+        advantages = returns
+        if config.baseline_epochs:
+            with torch.no_grad():
+                parts = [self._baseline(part) for part in observations.split(chunk)]
+            advantages = returns - torch.cat(parts).squeeze(1)
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        gradient_loss = 0.0
+        optimiser.zero_grad()
         # The gradient of a sum is the sum of gradients.
         for steps in torch.arange(len(actions)).split(chunk):
             share = len(steps) / len(actions)
             logits = network(observations[steps])
             loss = share * policy_loss(logits, actions[steps], advantages[steps], config.entropy)
             gradient_loss += loss.item()
-            if not self._reuses:
-                error = share * value_loss(baseline, observations[steps], returns[steps])
-                baseline_loss += error.item()
-                loss = loss + error
             loss.backward()
         optimiser.step()
-        if self._reuses:
-            self._buffer.add(observations, returns)
-            batches = max(1, config.baseline_reuse * len(actions) // BUFFER_BATCH)
-            for _ in range(batches):
+        errors = [0.0]
+        for _ in range(config.baseline_epochs):
+            for steps in torch.randperm(len(actions)).split(BASELINE_BATCH):
                 optimiser.zero_grad()
-                error = value_loss(baseline, *self._buffer.sample(BUFFER_BATCH))
+                error = value_loss(self._baseline, observations[steps], returns[steps])
                 error.backward()
                 optimiser.step()
-                baseline_loss += error.item() / batches
+                errors.append(error.item())
         return {
             "train/policy_gradient_loss": gradient_loss,
-            "train/value_loss": baseline_loss,
+            "train/value_loss": errors[-1],
             "train/learning_rate": optimiser.param_groups[0]["lr"],
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the content for a checkpoint."""
-        kept = self._buffer.tensors() if self._reuses else {}
-        return {**learner_tensors(self._modules, self._optimiser), **kept}
+        return learner_tensors(self._modules, self._optimiser)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Undo :meth:`tensors`.
@@ -343,5 +272,3 @@ class _Learner:
             CheckpointError: the tensors are not those of such a learner.
         """
         restore_learner(tensors, self._modules, self._optimiser)
-        if self._reuses:
-            self._buffer.restore(tensors)

@@ -32,6 +32,10 @@ class Batch:
     next_obs: Tensor
     bootstrap: Tensor
 
+    def to(self, device: str) -> "Batch":
+        """Return the same transitions on a device."""
+        return Batch(*(tensor.to(device) for tensor in vars(self).values()))
+
 
 class ReplayBuffer:
     """The latest transitions of each sub-environment, in the order of time.

@@ -23,6 +23,7 @@ from bullet_envs.agents import Agent, load_agent
 from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.template import write_package
 
+from .cells import curve_of
 from .tables import read_rows, with_section, write_rows
 
 ENV_ID = "planar_arm:PlanarArm-v0"
@@ -83,11 +84,7 @@ def train(seed: int, package: Path, runs: Path) -> tuple[dict[str, Any], list[di
         "percentile_99_mm": round(float(np.quantile(greatest, 0.99)) * 1000, 2),
         "sha256": agent.weights_hash,
     }
-    curve = [
-        {"seed": seed, "steps": one["time/total_timesteps"], "return": one["eval/mean_reward"]}
-        for one in progress
-        if one["eval/mean_reward"]
-    ]
+    curve = [{"seed": seed, **point} for point in curve_of(folder)]
     return row, curve
 
 

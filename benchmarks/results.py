@@ -10,8 +10,6 @@ Two such commands may run at once on different cells, e.g. with ``--seeds 0 1`` 
 """
 
 import argparse
-import fcntl
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,11 +26,11 @@ from bullet_envs.agents import (
     pretrained_card,
 )
 from bullet_envs.agents.checkpoints import write_atomically
-from bullet_envs.agents.evaluation import EVALUATION_SEEDS, Evaluation, evaluate
-from bullet_envs.agents.run import Run
+from bullet_envs.agents.evaluation import EVALUATION_SEEDS, evaluate
 from bullet_envs.registration import env_ids as registered_ids
 
-from .tables import read_rows, with_section, write_rows
+from .cells import curve_of, score, train_or_resume
+from .tables import add_rows, read_rows, with_section
 
 PIXEL_SEEDS = range(3)
 SEEDS = range(5)
@@ -66,7 +64,8 @@ def main() -> None:
         selected = env_id in options.envs and algo in options.algos and seed in options.seeds
         if selected and (env_id, algo, seed) not in done:
             if algo in CONTROLLERS:
-                _add(options.csv, COLUMNS, [_controller_row(env_id, algo)])
+                row = _controller_row(env_id, algo)
+                add_rows(options.csv, COLUMNS, [row], cell_of, cells())
             else:
                 _train_cell(env_id, algo, seed, options)
     rows = read_rows(options.csv)
@@ -98,56 +97,32 @@ def cell_of(row: dict[str, Any]) -> tuple[str, str, int]:
     return row["env_id"], row["algo"], int(row["seed"] or 0)
 
 
-def _add(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    """Add rows to a CSV that another process may have added to."""
-    order = {cell: place for place, cell in enumerate(cells())}
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        everything = [row for row in read_rows(path) if cell_of(row) != cell_of(rows[0])] + rows
-        everything.sort(key=lambda row: (order[cell_of(row)], int(row["steps"] or 0)))
-        write_rows(path, columns, everything)
-    finally:
-        os.close(folder)
-
-
 def _controller_row(env_id: str, algo: str) -> dict[str, Any]:
     evaluation = evaluate(load_agent(env_id, algo))
     facts = {"env_id": env_id, "algo": algo, "seed": "", "steps": "", "seconds": "", "sha256": ""}
-    return {**facts, **_score(evaluation)}
+    return {**facts, **score(evaluation)}
 
 
 def _train_cell(env_id: str, algo: str, seed: int, options: argparse.Namespace) -> None:
     learner = algorithm(algo)
     config = learner.config(env_id=env_id, seed=seed, **learner.preset(env_id))
     folder = options.runs / f"{env_id}-{algo}-{seed}"
-    begun = (folder / "checkpoint.safetensors").is_file()
-    if folder.exists() and not begun:
-        shutil.rmtree(folder)
-    with Run(folder, config, resume=begun) as run:
-        learner.train(config, run)
-        seconds = run.seconds
-    if run.stopped:
-        raise KeyboardInterrupt
+    run, _, seconds = train_or_resume(folder, config, learner.train)
     agent: Any = load_agent(env_id, folder)
-    score = _score(evaluate(agent))
+    results = score(evaluate(agent))
     facts = {"env_id": env_id, "algo": algo, "seed": seed}
-    curve = [
-        {**facts, "steps": row["time/total_timesteps"], "return": row["eval/mean_reward"]}
-        for row in read_rows(folder / "progress.csv")
-        if row["eval/mean_reward"]
-    ]
-    _add(options.curves, CURVE_COLUMNS, curve)
+    curve = [{**facts, **point} for point in curve_of(folder)]
+    add_rows(options.curves, CURVE_COLUMNS, curve, cell_of, cells())
     row = {
         **facts,
         "steps": run.steps,
         "seconds": round(seconds, 1),
-        **score,
+        **results,
         "sha256": agent.weights_hash,
     }
-    _add(options.csv, COLUMNS, [row])
+    add_rows(options.csv, COLUMNS, [row], cell_of, cells())
     if bundled_seed(read_rows(options.csv), env_id, algo) == seed:
-        agent.facts["returns"] = {**score, "episodes": len(EVALUATION_SEEDS)}
+        agent.facts["returns"] = {**results, "episodes": len(EVALUATION_SEEDS)}
         agent.save(pretrained_card(env_id, algo))
     shutil.rmtree(folder)
 
@@ -158,15 +133,6 @@ def bundled_seed(rows: list[dict[str, Any]], env_id: str, algo: str) -> int:
     mine = [row for row in rows if (row["env_id"], row["algo"]) == (env_id, algo)]
     seeds = [int(row["seed"]) for row in mine if float(row["mean"]) >= solved]
     return min(seeds, default=0)
-
-
-def _score(evaluation: Evaluation) -> dict[str, float]:
-    returns = evaluation.returns
-    return {
-        "mean": round(float(returns.mean()), 1),
-        "std": round(float(returns.std()), 1),
-        "worst": float(returns.min()),
-    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -125,7 +125,9 @@ def test_guide_shows_what_was_measured():
     assert all(float(row["reached"]) >= 0.95 and float(row["seconds"]) <= 300 for row in rows)
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md", "assets/README.md"])
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, "docs/agents.md", "CONTRIBUTING.md", "assets/README.md"]
+)
 def test_files_that_documents_name_exist(document):
     """Every link to a file, and every file in backticks with a folder, is there."""
     path = ROOT / document
