@@ -140,7 +140,7 @@ def load_agent(env_id: str, agent: str | os.PathLike[str], **env_kwargs: Any) ->
 
     Args:
         env_id: any id of Gymnasium's, ``"CartPole-v1"`` or ``"module:Id-v0"``.
-        agent: a bundled agent (``"reinforce"``, ``"dqn"`` or ``"sb3-ppo"``), a controller
+        agent: a bundled agent (``"reinforce"``, ``"dqn"``, ``"sb3-ppo"``), a controller
             (``"lqr"`` or ``"random"``), or the path of a card (``best.json``) or of the folder of
             a run.
         **env_kwargs: keywords of the environment that ``make_env`` makes, beside those that the
