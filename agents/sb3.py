@@ -31,7 +31,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule, set_random_seed
@@ -411,13 +410,14 @@ class _RunCallback(BaseCallback):
         self._episodes = episodes
         self._logged_steps = run.steps
         self._rollout_left = 0
+        self._buffer: ReplayBuffer | None = getattr(model, "replay_buffer", None)
 
     def learner_state(self) -> LearnerState:
         """Return all that SB3 learns from, and what it has learned."""
         modules, optimisers = _learned(self.model)
         tensors = learner_tensors(modules, *optimisers)
-        if isinstance(self.model, OffPolicyAlgorithm):
-            tensors |= _buffer_tensors(self.model.replay_buffer)
+        if self._buffer is not None:
+            tensors |= _buffer_tensors(self._buffer)
         values = {
             "episodes": self._episodes.state(),
             "updates": self.model._n_updates,
@@ -429,8 +429,8 @@ class _RunCallback(BaseCallback):
         """Undo :meth:`learner_state`."""
         modules, optimisers = _learned(self.model)
         restore_learner(state.tensors, modules, *optimisers)
-        if isinstance(self.model, OffPolicyAlgorithm):
-            _restore_buffer(self.model.replay_buffer, below(state.tensors, "replay_buffer"))
+        if self._buffer is not None:
+            _restore_buffer(self._buffer, below(state.tensors, "replay_buffer"))
         self._episodes.restore(state.values["episodes"])
         self.model._n_updates = int(state.values["updates"])
         self.model._n_calls = int(state.values["calls"])
@@ -453,10 +453,10 @@ class _RunCallback(BaseCallback):
             run.evaluate(self._agent)
         due = run.checkpoint_due
         if due:
-            if isinstance(self.model, OffPolicyAlgorithm):
-                buffer: Any = self.model.replay_buffer
-                buffer.timeouts[buffer.pos - 1] = np.maximum(
-                    buffer.timeouts[buffer.pos - 1], 1 - buffer.dones[buffer.pos - 1]
+            if self._buffer is not None:
+                last = self._buffer.pos - 1
+                self._buffer.timeouts[last] = np.maximum(
+                    self._buffer.timeouts[last], 1 - self._buffer.dones[last]
                 )
             run.checkpoint(self.learner_state())
         return due
@@ -480,10 +480,8 @@ class _RunCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.save():
             self._restart()
-        is_off_policy = isinstance(self.model, OffPolicyAlgorithm)
-        self._rollout_left = (
-            self.model.train_freq.frequency if is_off_policy else self.model.n_steps
-        )
+        off_policy = self._buffer is not None
+        self._rollout_left = self.model.train_freq.frequency if off_policy else self.model.n_steps
 
     def _on_step(self) -> bool:
         if self._run.solved:  # SB3 does not let a callback end the training between rollouts
