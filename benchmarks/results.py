@@ -8,7 +8,8 @@ A cell's seconds are the wall-clock time of its whole training. Its agent plays 
 initial states (300 on images); an episode that terminates is lost. The agent that is bundled is
 that of the seed with the greatest mean return from as many others.
 
-Ctrl-C stops, the same command goes on. Two such commands may run at once on different cells, e.g. with ``--seeds 0 1`` and ``--seeds 2``.
+Ctrl-C stops, the same command goes on. Two such commands may run at once on different cells, e.g.
+with ``--seeds 0 1`` and ``--seeds 2``.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import gymnasium as gym
 
 from bullet_envs import registered
 from bullet_envs.agents import (
+    BUNDLED_ALGOS,
     CONTROLLERS,
     Agent,
     algorithm,
@@ -34,8 +36,6 @@ from bullet_envs.registration import env_ids as registered_ids
 from .cells import curve_of, score, train_or_resume
 from .tables import add_rows, read_rows, with_section
 
-# Without prefix by hand; SB3's PPO is the reference beside them.
-BUNDLED_ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo")
 SEEDS = range(10)
 PIXEL_SEEDS = range(3)
 A2C_PIXEL_SEEDS = range(1)  # reported, and nothing is expected of it

@@ -71,6 +71,24 @@ TINY = {
         "n_steps": 32,
         "hidden": (16,),
     },
+    "sb3-a2c": {"n_timesteps": 1200, "eval_freq": 600, "save_freq": 600, "hidden": (16,)},
+    "sb3-dqn": {
+        "n_timesteps": 1200,
+        "eval_freq": 600,
+        "save_freq": 600,
+        "learning_starts": 300,
+        "gradient_steps": 1,
+        "hidden": (16,),
+    },
+    "sb3-sac": {
+        "n_timesteps": 1200,
+        "eval_freq": 600,
+        "save_freq": 600,
+        "learning_starts": 300,
+        "batch_size": 32,
+        "gradient_steps": 1,
+        "hidden": (16,),
+    },
 }
 # Longer ones, so that a signal falls into their middle.
 SHORT = {
@@ -88,6 +106,10 @@ SHORT = {
         "save_freq": 1000,
         "n_steps": 32,
         "hidden": (16,),
+    },
+    **{
+        algo: {**TINY[algo], "n_timesteps": 5000, "eval_freq": 1000, "save_freq": 1000}
+        for algo in ("sb3-a2c", "sb3-dqn", "sb3-sac")
     },
 }
 # What makes a training on images as short: they are small, and so are the episodes in actions.
@@ -118,16 +140,32 @@ TINY_IMAGES = {
         "batch_size": 64,
         **IMAGES,
     },
+    **{
+        algo: {"n_timesteps": 400, "eval_freq": 200, "save_freq": 200, **IMAGES}
+        for algo in ("sb3-a2c", "sb3-dqn", "sb3-sac")
+    },
 }
+TINY_IMAGES["sb3-dqn"]["learning_starts"] = TINY_IMAGES["sb3-sac"]["learning_starts"] = 50
 
 
+DISCRETE_ONLY = ("reinforce", "dqn", "sb3-dqn")
 BOTH_MODES = pytest.mark.parametrize("deterministic", [True, False], ids=["likeliest", "drawn"])
+# Those of SB3's that share all but their names with sb3-ppo take part in few tests but the sweeps.
+FEW = ("sb3-a2c", "sb3-dqn", "sb3-sac")
+
+
+def sweep_few(*values):
+    """Return a parameter of a test, in the sweeps only if one of the values is of ``FEW``."""
+    return pytest.param(*values, marks=[pytest.mark.sweep] if set(values) & set(FEW) else [])
+
+
+MOST_ALGOS = [sweep_few(algo) for algo in ALGOS]
 KINDS = [
     (env_id, name, continuous)
     for env_id in STATE_IDS + PIXEL_IDS
     for name in (*controllers_of(env_id), *ALGOS)
     for continuous in (False, True)
-    if not (continuous and name in ("reinforce", "dqn"))
+    if not (continuous and name in DISCRETE_ONLY) and (continuous or name != "sb3-sac")
 ]
 
 
@@ -136,14 +174,29 @@ def small(env_id):
     return {"size": 20} if env_id in PIXEL_IDS else {}
 
 
+def fit_for(algo, env_id):
+    """Return keywords that give an id of the suite actions that an algorithm can take."""
+    is_ours = env_id in STATE_IDS + PIXEL_IDS
+    return {"continuous": True} if is_ours and algo == "sb3-sac" else {}
+
+
 def untrained(env_id, algo, **env_kwargs):
     """Return a small agent with random weights; one for images sees two of them at once."""
     frame_stack = 2 if env_id in PIXEL_IDS else 1
-    env = EnvConfig(env_id, {**small(env_id), **env_kwargs}, frame_stack)
+    env_kwargs = {**small(env_id), **fit_for(algo, env_id), **env_kwargs}
+    env = EnvConfig(env_id, env_kwargs, frame_stack)
     return new_agent(algorithm(algo).policy, env, (8,))
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}" + "-continuous" * kind[2])
+@pytest.fixture(
+    params=[
+        pytest.param(
+            kind, marks=[pytest.mark.sweep] if kind[1] in FEW and kind[0] != STATE_IDS[0] else []
+        )
+        for kind in KINDS
+    ],
+    ids=lambda kind: f"{kind[0]}-{kind[1]}" + "-continuous" * kind[2],
+)
 def agent(request):
     """Return each kind of agent that an id can have, the learned ones without any training."""
     env_id, name, continuous = request.param
@@ -255,9 +308,10 @@ def test_drawn_actions_follow_the_policy(env_id, algo):
     np.testing.assert_array_equal(agent.predict(batch)[0], drawn)
 
 
-def test_dqn_draws_nothing(env_id):
+@pytest.mark.parametrize("algo", ["dqn", "sb3-dqn"])
+def test_dqn_draws_nothing(env_id, algo):
     """A Q-network has no policy to draw from: both modes take the greatest value."""
-    agent = untrained(env_id, "dqn")
+    agent = untrained(env_id, algo)
     observations = some_observations(agent, 50)
     with torch.no_grad():
         greatest = agent.policy.network(agent.policy.tensor(observations)).argmax(1).numpy()
@@ -282,11 +336,17 @@ def test_make_env_passes_keywords(env_id, name):
         assert env.unwrapped.task.physics_hz == 200
 
 
-@pytest.mark.parametrize("algo", ["reinforce", "dqn"])
+@pytest.mark.parametrize("algo", DISCRETE_ONLY)
 def test_continuous_actions_are_refused_by_name(env_id, algo):
     """An algorithm for Discrete actions says so."""
     with pytest.raises(ValueError, match=f"{algo} needs Discrete actions"):
         untrained(env_id, algo, continuous=True)
+
+
+def test_discrete_actions_are_refused_by_name(env_id):
+    """SAC says what it needs."""
+    with pytest.raises(ValueError, match=r"sb3-sac needs Box actions .*, not Discrete\("):
+        untrained(env_id, "sb3-sac", continuous=False)
 
 
 @pytest.mark.parametrize("env_id", ["Foo-v0", "no_such_module:Foo-v0", "CartPole-v9", "", "a:b:c"])
@@ -312,13 +372,13 @@ def test_no_lqr_for_images(env_id):
 @pytest.mark.parametrize("agent", ["sac", "LQR", "no/such/folder", "weights.safetensors"])
 def test_load_agent_names_the_agents(env_id, agent):
     """An unknown agent is answered with the known ones."""
-    with pytest.raises(ValueError, match="reinforce, dqn, sb3-ppo, lqr, random"):
+    with pytest.raises(ValueError, match=", ".join((*ALGOS, "lqr", "random"))):
         load_agent(env_id, agent)
 
 
 def test_algorithm_names_the_algorithms():
     """An unknown algorithm is answered with the known ones."""
-    with pytest.raises(ValueError, match=r"'sac' must be one of reinforce, dqn, sb3-ppo"):
+    with pytest.raises(ValueError, match=f"'sac' must be one of {', '.join(ALGOS)}"):
         algorithm("sac")
 
 
@@ -347,6 +407,7 @@ def test_every_setting_has_a_legal_range(algo, name):
         ("dqn", {"learning_starts": 1}),
         ("sb3-ppo", {"batch_size": 100_000}),
         ("sb3-ppo", {"batch_size": 100}),
+        ("sb3-dqn", {"buffer_size": 1000, "n_steps": 100, "n_envs": 16}),
     ],
 )
 def test_settings_that_cannot_go_together_are_refused(algo, settings):
@@ -567,10 +628,16 @@ def tiny(algo, env_id):
     return {**TINY[algo], **(TINY_IMAGES[algo] if env_id in PIXEL_IDS else {})}
 
 
+def config_of(algo, env_id="BulletCartPole-v0", **settings):
+    """Return a config for an id with actions that the algorithm can take."""
+    settings["env_kwargs"] = {**fit_for(algo, env_id), **settings.get("env_kwargs", {})}
+    return algorithm(algo).config(env_id=env_id, **settings)
+
+
 def train(algo, folder, env_id="BulletCartPole-v0", **settings):
     """Train and return the run and the agent as it was in the end."""
     learner = algorithm(algo)
-    config = learner.config(env_id=env_id, **settings)
+    config = config_of(algo, env_id, **settings)
     with Run(folder, config, progress=False) as run:
         agent = learner.train(config, run)
     return run, agent
@@ -638,7 +705,7 @@ def outcome(folder):
         ("reinforce", "BalancingPlate-v0"),
         ("dqn", "BulletCartPole-v0"),
         ("sb3-ppo", "BalancingPlate-v0"),
-        *((algo, "BulletCartPolePixels-v0") for algo in ALGOS),
+        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in ALGOS),
     ],
 )
 def test_same_seed_same_weights(tmp_path, algo, env_id):
@@ -694,12 +761,18 @@ print(run.stopped, run.steps, run.steps_to_replay)
         ("reinforce", "BalancingPlate-v0", signal.SIGINT),
         ("dqn", "BulletCartPole-v0", signal.SIGTERM),
         ("sb3-ppo", "BulletCartPole-v0", signal.SIGINT),
+        pytest.param("sb3-a2c", "BalancingPlate-v0", signal.SIGTERM, marks=pytest.mark.sweep),
+        pytest.param("sb3-dqn", "BulletCartPole-v0", signal.SIGINT, marks=pytest.mark.sweep),
+        pytest.param("sb3-sac", "BalancingPlate-v0", signal.SIGINT, marks=pytest.mark.sweep),
     ],
     ids=str,
 )
 def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, number):
     """A training stopped by a signal and resumed ends with the weights of an unbroken one."""
-    settings = {**SHORT[algo], "env_id": env_id, "seed": 5, "solved_evaluations": 0}
+    settings = {
+        **{**SHORT[algo], "env_id": env_id, "env_kwargs": fit_for(algo, env_id)},
+        **{"seed": 5, "solved_evaluations": 0},
+    }
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
     process = subprocess.Popen(
         [sys.executable, "-c", TRAIN, algo, str(broken), json.dumps(settings)],
@@ -732,7 +805,7 @@ def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, number):
     assert outcome(broken)["steps"] >= SHORT[algo]["n_timesteps"]
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", MOST_ALGOS)
 def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, algo):
     """Ctrl-C twice breaks off at once; the last checkpoint is resumed from."""
     settings = {**TINY[algo], "solved_evaluations": 0}
@@ -753,7 +826,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, algo):
     assert signal.getsignal(signal.SIGINT) is before
 
     _, agent = train(algo, tmp_path / "unbroken", **settings)
-    config = algorithm(algo).config(env_id="BulletCartPole-v0", **settings)
+    config = config_of(algo, **settings)
     _, again = resume(algo, tmp_path / "broken", config)
     assert weights_of(again) == weights_of(agent)
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
@@ -780,18 +853,30 @@ AWKWARD = {
     "reinforce": {"n_timesteps": 3000, "eval_freq": 700, "save_freq": 1100, "episodes": 4},
     "dqn": {"n_timesteps": 2000, "eval_freq": 350, "save_freq": 600, "learning_starts": 300},
     "sb3-ppo": {"n_timesteps": 3000, "eval_freq": 300, "save_freq": 700, "n_steps": 32},
+    "sb3-a2c": {"n_timesteps": 2000, "eval_freq": 350, "save_freq": 600, "n_steps": 7},
+    "sb3-dqn": {
+        **{"n_timesteps": 2000, "eval_freq": 350, "save_freq": 600, "learning_starts": 150},
+        **{"train_freq": 3, "gradient_steps": 2, "target_update_interval": 50, "buffer_size": 1000},
+    },
+    "sb3-sac": {
+        **{"n_timesteps": 2000, "eval_freq": 350, "save_freq": 600, "learning_starts": 150},
+        **{"train_freq": 3, "batch_size": 16, "n_steps": 3, "buffer_size": 1000},
+    },
 }
 
 
-@pytest.mark.parametrize("algo", ALGOS)
-@pytest.mark.parametrize("stops", [(1, 10, 777), (1777,)], ids=str)
+@pytest.mark.parametrize(
+    "stops, algo",
+    [*(((1, 10, 777), algo) for algo in ALGOS), *(sweep_few((1777,), algo) for algo in ALGOS)],
+    ids=str,
+)
 def test_a_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch, algo, stops):
     """Weights, checkpoint and every column of progress.csv but time/fps, wherever it was stopped.
 
     A stop before the first evaluation is resumed too.
     """
     settings = {**AWKWARD[algo], "hidden": (16,), "solved_evaluations": 0, "action_repeat": 2}
-    config = algorithm(algo).config(env_id="BulletCartPole-v0", **settings)
+    config = config_of(algo, **settings)
     for number, steps in enumerate(stops):
         with monkeypatch.context() as patch:
             stop_at(patch, steps)
@@ -840,10 +925,12 @@ def reckless():
     del gym.registry["Reckless-v0"]
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", MOST_ALGOS)
 @pytest.mark.parametrize("env_id", ["BalancingPlate-v0", "Reckless-v0"])
 def test_evaluating_does_not_change_the_training(tmp_path, algo, env_id, reckless):
     """The same seed with other evaluations, or with nearly none, ends with the same weights."""
+    if (algo, env_id) == ("sb3-sac", reckless):
+        pytest.skip("its actions are discrete")
     settings = {**AWKWARD[algo], "hidden": (16,), "solved_evaluations": 0}
     seen = {}
     for eval_freq in (300, 470, 10**6):
@@ -885,7 +972,7 @@ def test_an_incomplete_batch_teaches_nothing(tmp_path, algo):
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", MOST_ALGOS)
 def test_lengths_are_lengths(tmp_path, algo):
     """With repeated actions they are environment steps: here each step pays 1, there it does not.
 
@@ -900,6 +987,8 @@ def test_lengths_are_lengths(tmp_path, algo):
         pairs = [[line[kind + name] for name in ours] for line in log_of(tmp_path / "one")]
         pairs = [[float(value) for value in pair] for pair in pairs if "" not in pair]
         assert pairs and all(one == other > 1 for one, other in pairs)
+    if algo == "sb3-sac":
+        return  # the actions there are discrete
     train(algo, tmp_path / "other", "MountainCar-v0", **settings)
     lengths = [line["eval/mean_ep_length"] for line in log_of(tmp_path / "other")]
     rewards = [line["eval/mean_reward"] for line in log_of(tmp_path / "other")]
@@ -981,15 +1070,16 @@ def test_episodes_are_left_when_the_steps_are_used_up():
     assert not any(episode.ended for episode in episodes)
 
 
+DISCRETE = [algo for algo in ALGOS if algo != "sb3-sac"]
 FOREIGN = [
-    *(("CartPole-v1", algo) for algo in ALGOS),
-    *(("MountainCar-v0", algo) for algo in ALGOS),
-    *(("gymnasium.envs.toy_text:FrozenLake-v1", algo) for algo in ALGOS),
-    ("Pendulum-v1", "sb3-ppo"),
+    *(("CartPole-v1", algo) for algo in DISCRETE),
+    *(("MountainCar-v0", algo) for algo in DISCRETE),
+    *(("gymnasium.envs.toy_text:FrozenLake-v1", algo) for algo in DISCRETE),
+    *(("Pendulum-v1", algo) for algo in ("sb3-ppo", "sb3-a2c", "sb3-sac")),
 ]
 
 
-@pytest.mark.parametrize("env_id, algo", FOREIGN)
+@pytest.mark.parametrize("env_id, algo", [sweep_few(*one) for one in FOREIGN])
 def test_foreign_environments(tmp_path, env_id, algo):
     """Any Gymnasium id is trained on, loaded, evaluated and played like ours."""
     run, _ = train(algo, tmp_path / "run", env_id, n_timesteps=200, frame_stack=2)
@@ -1018,7 +1108,7 @@ def test_random_actions_anywhere(env_id):
         load_agent(env_id, "lqr")
 
 
-@pytest.mark.parametrize("algo", ["reinforce", "dqn"])
+@pytest.mark.parametrize("algo", DISCRETE_ONLY)
 def test_box_actions_are_refused_anywhere(algo):
     """In one line, with the space."""
     with pytest.raises(ValueError, match=f"{algo} needs Discrete actions .*, not Box"):
@@ -1037,7 +1127,7 @@ def test_every_setting_is_explained(algo):
         assert " to " in meaning or "at least" in meaning, name
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", MOST_ALGOS)
 @pytest.mark.parametrize("env_id", PIXEL_IDS)
 def test_pixel_training_is_resumed_exactly(tmp_path, monkeypatch, algo, env_id):
     """Stopped and resumed, a training on images ends as an unbroken one does."""
@@ -1146,7 +1236,7 @@ def test_dqn_remembers_what_happened(tmp_path, monkeypatch, env_id):
     assert min(ends.values()) > 5, ends
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", MOST_ALGOS)
 def test_resuming_what_is_finished_changes_nothing(tmp_path, algo):
     """A finished training, resumed, is finished at once with the same files."""
     run, agent = train(algo, tmp_path / "run", **TINY[algo])
