@@ -45,7 +45,8 @@ class Keypoints(nn.Module):
         if min(height, width) < 20:  # the maps would be of one pixel
             raise ValueError(f"images must be of 20 x 20 pixels or more, not {height} x {width}")
         self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, 16, kernel_size=5, stride=4, padding=1),
+            # Padded, or the last columns of 64 would not be seen; by zeros there would be an edge.
+            nn.Conv2d(channels, 16, 5, stride=4, padding=1, padding_mode="replicate"),
             nn.ReLU(),
             nn.Conv2d(16, MAPS, kernel_size=3),
         )

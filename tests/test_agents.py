@@ -1009,8 +1009,6 @@ def test_lengths_are_lengths(tmp_path, algo):
     Returns of 0.5 per step would not equal the lengths.
     """
     settings = {**TINY[algo], "action_repeat": 2, "solved_evaluations": 0}
-    if algo == "a2c":
-        settings["n_steps"] = 1  # it logs every 100 updates
     train(algo, tmp_path / "one", **settings)
     for kind, ours in (
         ("eval/mean_", ("reward", "ep_length")),

@@ -79,7 +79,7 @@ def test_keypoints_follow_a_blob(seed):
         torch.testing.assert_close(along_y[step, :, 1] / one_column, share, atol=1e-4, rtol=0)
     assert along_x[..., 1].abs().max() < 1e-4 > along_y[..., 0].abs().max()
     # Without any training the better half of the maps is drawn to the blob already.
-    assert share.median() > 0.4 and share.max() > 0.95 and share.max() < 1.001
+    assert share.median() > 0.4 and share.max() > 0.85 and share.max() < 1.001
 
 
 def test_a_keypoint_is_where_its_map_is():
