@@ -12,8 +12,9 @@ from .agent import Agent
 from .wrappers import REPEATS, autoreset_mode
 
 # Training draws its seeds as 32-bit hashes; no agent trains on these, nor is it selected by them.
-EVALUATION_SEEDS = range(10_000_000, 10_000_100)
+EVALUATION_SEEDS = range(10_000_000, 10_001_000)
 SELECTION_SEEDS = range(20_000_000, 20_000_020)
+EPISODES = 100  # of an evaluation, where no other number is asked for
 AT_ONCE = 20  # episodes that are played together
 
 
@@ -112,7 +113,7 @@ def run_episodes(
 
 def evaluate(
     agent: Agent,
-    seeds: Sequence[int] = EVALUATION_SEEDS,
+    seeds: Sequence[int] = EVALUATION_SEEDS[:EPISODES],
     deterministic: bool = True,
     **env_kwargs: Any,
 ) -> Evaluation:
