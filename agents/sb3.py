@@ -78,7 +78,10 @@ class _SB3Policy(NetworkPolicy):
 
     model: ClassVar[type[BaseAlgorithm]]
     part: ClassVar[str] = ""  # the attribute of SB3's policy that acts, if not all of it does
-    legal_actions: ClassVar[tuple[str, ...]] = ("Discrete", "Box", "MultiDiscrete", "MultiBinary")
+    legal_actions: ClassVar[tuple[type[gym.Space[Any]], ...]] = (
+        *(gym.spaces.Discrete, gym.spaces.Box),
+        *(gym.spaces.MultiDiscrete, gym.spaces.MultiBinary),
+    )
     network: BasePolicy
 
     @property
@@ -103,13 +106,14 @@ class _SB3Policy(NetworkPolicy):
             )
         actions = self.action_space
         if (
-            type(actions).__name__ not in self.legal_actions
+            not isinstance(actions, self.legal_actions)
             or (isinstance(actions, gym.spaces.Discrete) and actions.start != 0)
             or (isinstance(actions, gym.spaces.Box) and not actions.is_bounded())
         ):
+            kinds = " or ".join(kind.__name__ for kind in self.legal_actions)
             raise ValueError(
-                f"{self.algo} needs {' or '.join(self.legal_actions)} actions (Discrete ones begin"
-                f" with 0, Box ones are bounded), not {actions}"
+                f"{self.algo} needs {kinds} actions (Discrete ones begin with 0, Box ones are"
+                f" bounded), not {actions}"
             )
         policy_class: Any = self.model.policy_aliases["MlpPolicy"]
         policy = policy_class(space, actions, lambda _: 0.0, **self.policy_kwargs)
@@ -147,7 +151,7 @@ class SB3DQNPolicy(_SB3Policy):
     algo = "sb3-dqn"
     model = DQN
     part = "q_net"
-    legal_actions = ("Discrete",)
+    legal_actions = (gym.spaces.Discrete,)
 
 
 class SB3SACPolicy(_SB3Policy):
@@ -156,7 +160,7 @@ class SB3SACPolicy(_SB3Policy):
     algo = "sb3-sac"
     model = SAC
     part = "actor"
-    legal_actions = ("Box",)
+    legal_actions = (gym.spaces.Box,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +173,7 @@ class _SB3Config(Config):
         learning_rate: of the optimiser at the start, 1e-8 to 1; falls linearly to zero.
         reward_scale: factor of the rewards that are learned from, 1e-6 to 1e6. Where policy and
             value network share the encoder, values far above 1 would drown the policy's gradient.
-        hidden: widths of the hidden layers of each network, 1 to 8 numbers from 1 to 4096.
+        hidden: widths of the hidden layers of each network, 0 to 8 numbers from 1 to 4096.
     """
 
     n_envs: int = 8

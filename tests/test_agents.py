@@ -1214,6 +1214,17 @@ class Counting(gym.vector.VectorWrapper):
         return self.env.step(actions)
 
 
+def test_a_checkpoint_is_a_time_limit_for_sb3(tmp_path):
+    """No return of several steps goes on in the episodes that begin after a checkpoint."""
+    train("sb3-dqn", tmp_path / "run", **{**TINY["sb3-dqn"], "solved_evaluations": 0})
+    tensors, _, _ = read_tensors(tmp_path / "run" / "checkpoint.safetensors")
+    content = [tensors[f"replay_buffer.{name}"] for name in ("dones", "timeouts")]
+    dones, timeouts = (column.numpy().astype(bool) for column in content)
+    assert len(dones) == 150  # 8 transitions each
+    assert (dones | timeouts)[[74, 149]].all() and not (dones | timeouts).all(axis=1)[:74].any()
+    assert timeouts[[74, 149]].any() and not (dones & timeouts).any()
+
+
 @pytest.mark.parametrize("env_id", ["BulletCartPole-v0", "BulletCartPolePixels-v0"])
 def test_dqn_remembers_what_happened(tmp_path, monkeypatch, env_id):
     """Each observation leads to the next; one that ends, to where the pole fell or time was up.
@@ -1289,11 +1300,14 @@ CELLS = {
         "eval_freq": 5000,
         "save_freq": 5000,
     },
+    ("sb3-a2c", "BalancingPlate-v0"): {},
+    ("sb3-dqn", "BulletCartPole-v0"): {},
+    ("sb3-sac", "BalancingPlate-v0"): {},
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo, env_id", CELLS)
+@pytest.mark.parametrize("algo, env_id", [sweep_few(*cell) for cell in CELLS])
 def test_learns(tmp_path, algo, env_id):
     """From nothing to a mean of >= 475 over 30 starts that it never saw."""
     settings = {**algorithm(algo).presets[env_id], **CELLS[algo, env_id], "solved_evaluations": 1}

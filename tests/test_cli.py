@@ -499,6 +499,15 @@ def test_environment_keywords_stay_with_the_agent(tmp_path, monkeypatch, capsys)
         assert (env.unwrapped.task.force, env.unwrapped.task.control_hz) == (5, 25)
 
 
+def test_keywords_of_a_preset_are_kept(tmp_path, monkeypatch):
+    """SAC's preset asks for continuous actions; the command's own keywords come on top."""
+    monkeypatch.chdir(tmp_path)
+    command = f"train --algo sb3-sac --env {ENV_ID} -n 50 --no-progress --env-kwargs force:5"
+    assert cli.main(command.split()) == 0
+    agent = load_agent(ENV_ID, next(Path("runs/sb3-sac").iterdir()))
+    assert agent.env.env_kwargs == {"continuous": True, "force": 5}
+
+
 @pytest.mark.parametrize("algo", ["reinforce", "sb3-ppo"])
 def test_stochastic_draws_actions(tmp_path, monkeypatch, capsys, algo):
     """--stochastic plays another game than the likeliest actions do."""
