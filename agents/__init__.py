@@ -18,6 +18,7 @@ from .policy import Policy
 
 __all__ = [
     "ALGOS",
+    "BUNDLED_ALGOS",
     "CONTROLLERS",
     "Agent",
     "Algorithm",
@@ -31,15 +32,20 @@ __all__ = [
     "settings_help",
 ]
 
-# Each learned algorithm: its module, with PRESETS and train(), and the prefix of its classes there.
+# Each learned algorithm: its module, with train(), and there the prefix of its classes and the name
+# of its presets.
 _MODULES = {
-    "reinforce": ("reinforce", "Reinforce"),
-    "dqn": ("dqn", "DQN"),
-    "a2c": ("a2c", "A2C"),
-    "ppo": ("ppo", "PPO"),
-    "sb3-ppo": ("sb3_ppo", "SB3PPO"),
+    "reinforce": ("reinforce", "Reinforce", "PRESETS"),
+    "dqn": ("dqn", "DQN", "PRESETS"),
+    "a2c": ("a2c", "A2C", "PRESETS"),
+    "ppo": ("ppo", "PPO", "PRESETS"),
+    "sb3-ppo": ("sb3", "SB3PPO", "PPO_PRESETS"),
+    "sb3-a2c": ("sb3", "SB3A2C", "A2C_PRESETS"),
+    "sb3-dqn": ("sb3", "SB3DQN", "DQN_PRESETS"),
+    "sb3-sac": ("sb3", "SB3SAC", "SAC_PRESETS"),
 }
 ALGOS = tuple(_MODULES)
+BUNDLED_ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo")  # `make results` trains them
 CONTROLLERS = ("lqr", "random")
 
 
@@ -91,13 +97,13 @@ def algorithm(algo: str) -> Algorithm:
     """
     if algo not in _MODULES:
         raise ValueError(f"algo={algo!r} must be one of {', '.join(ALGOS)}")
-    name, prefix = _MODULES[algo]
+    name, prefix, presets = _MODULES[algo]
     module = importlib.import_module(f".{name}", __name__)
     return Algorithm(
         module.train,
         getattr(module, f"{prefix}Config"),
         getattr(module, f"{prefix}Policy"),
-        module.PRESETS,
+        getattr(module, presets),
     )
 
 
@@ -134,7 +140,7 @@ def load_agent(env_id: str, agent: str | os.PathLike[str], **env_kwargs: Any) ->
 
     Args:
         env_id: any id of Gymnasium's, ``"CartPole-v1"`` or ``"module:Id-v0"``.
-        agent: a bundled agent (``"reinforce"``, ``"dqn"`` or ``"sb3-ppo"``), a controller
+        agent: a bundled agent (``"reinforce"``, ``"dqn"``, ``"sb3-ppo"``), a controller
             (``"lqr"`` or ``"random"``), or the path of a card (``best.json``) or of the folder of
             a run.
         **env_kwargs: keywords of the environment that ``make_env`` makes, beside those that the

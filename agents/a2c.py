@@ -85,7 +85,7 @@ class A2CConfig(Config):
         self.require_widths("hidden")
 
 
-LOG_UPDATES = 100  # between lines of the log, as in SB3
+LOG_FREQ = 1000  # environment steps between lines of the log
 
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 500_000},
@@ -223,6 +223,7 @@ def train(
         collector.reset([derived_seed(config.seed, run.steps, i) for i in range(config.n_envs)])
         while not run.checkpoint_due:
             n_steps = min(config.n_steps, -(-run.actions_left // config.n_envs))
+            before = run.steps
             rollout = collector.collect(n_steps, on_step)
             if rollout is None:
                 break
@@ -230,7 +231,7 @@ def train(
             batch = transitions(rollout, policy, config.gamma, config.gae_lambda)
             terms = update(network, optimiser, batch, config, left)
             updates += 1
-            if updates % LOG_UPDATES == 0:
+            if run.steps // LOG_FREQ > before // LOG_FREQ:
                 run.log(
                     {
                         **collector.episodes.means(),

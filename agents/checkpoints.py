@@ -119,17 +119,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
 
 
 def learner_tensors(
-    modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer
+    modules: Mapping[str, nn.Module], *optimisers: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """Return the parameters of modules and the moments of their optimiser under flat names."""
+    """Return the parameters of modules and the moments of their optimisers under flat names."""
     tensors = {
         f"{name}.{key}": value
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }
-    for index, moments in optimiser.state_dict()["state"].items():
-        for key, value in moments.items():
-            tensors[f"optimiser.{index}.{key}"] = value
+    for number, optimiser in enumerate(optimisers):
+        for index, moments in optimiser.state_dict()["state"].items():
+            for key, value in moments.items():
+                tensors[f"optimiser{number or ''}.{index}.{key}"] = value
     # Copies, because a state_dict shares memory with what is being trained.
     return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
@@ -137,31 +138,41 @@ def learner_tensors(
 def restore_learner(
     tensors: Mapping[str, Tensor],
     modules: Mapping[str, nn.Module],
-    optimiser: torch.optim.Optimizer,
+    *optimisers: torch.optim.Optimizer,
 ) -> None:
     """Undo :func:`learner_tensors`.
 
     Raises:
-        CheckpointError: the tensors are not those of such modules and their Adam.
+        CheckpointError: the tensors are not those of such modules and their optimisers.
     """
     for name, module in modules.items():
         load_module(module, below(tensors, name))
+    for number, optimiser in enumerate(optimisers):
+        _restore_moments(below(tensors, f"optimiser{number or ''}"), optimiser)
+
+
+# What an optimiser keeps for each parameter.
+_MOMENTS: dict[type[torch.optim.Optimizer], set[str]] = {
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.RMSprop: {"step", "square_avg"},  # without momentum
+}
+
+
+def _restore_moments(tensors: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
+    expected = _MOMENTS[type(optimiser)]
     moments: dict[int, dict[str, Tensor]] = {}
     parameters = [one for group in optimiser.param_groups for one in group["params"]]
-    for name, tensor in below(tensors, "optimiser").items():
+    for name, tensor in tensors.items():
         index, _, key = name.partition(".")
-        if not index.isdecimal() or int(index) >= len(parameters) or key not in _MOMENTS:
+        if not index.isdecimal() or int(index) >= len(parameters) or key not in expected:
             raise CheckpointError(f"the optimiser has no {name!r}")
         shape = () if key == "step" else parameters[int(index)].shape
         if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():
             raise CheckpointError(f"the optimiser's {name} does not fit the network")
         moments.setdefault(int(index), {})[key] = tensor
-    if any(of.keys() != _MOMENTS for of in moments.values()):
+    if any(of.keys() != expected for of in moments.values()):
         raise CheckpointError("the optimiser's moments are not complete")
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
-
-
-_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam, for each parameter
 
 
 def matching(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

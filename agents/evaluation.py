@@ -12,8 +12,9 @@ from .agent import Agent
 from .wrappers import REPEATS, autoreset_mode
 
 # Training draws its seeds as 32-bit hashes; no agent trains on these, nor is it selected by them.
-EVALUATION_SEEDS = range(10_000_000, 10_000_100)
+EVALUATION_SEEDS = range(10_000_000, 10_001_000)
 SELECTION_SEEDS = range(20_000_000, 20_000_020)
+EPISODES = 100  # of an evaluation, where no other number is asked for
 AT_ONCE = 20  # episodes that are played together
 
 
@@ -61,6 +62,7 @@ def run_episodes(
     act: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
     seeds: Sequence[int],
     max_steps: int | None = None,
+    keep_observations: bool = True,
 ) -> list[Episode]:
     """Run one episode from each seed, all at once.
 
@@ -70,6 +72,7 @@ def run_episodes(
         seeds: the reset seed of each episode.
         max_steps: actions in all episodes together after which those that have not ended are
             left; the last step of all sub-environments may exceed it.
+        keep_observations: whether episodes have their observations and actions.
 
     Returns:
         The episodes, in the order of their seeds.
@@ -92,8 +95,9 @@ def run_episodes(
         taken += len(live)
         for index, observation, action in zip(live.tolist(), observations, decided, strict=True):
             episode = episodes[index]
-            episode.observations.append(observation)
-            episode.actions.append(action)
+            if keep_observations:
+                episode.observations.append(observation)
+                episode.actions.append(action)
             episode.rewards.append(float(rewards[index]))
             final = infos if not (ended[index] and "final_info" in infos) else infos["final_info"]
             episode.length += int(final[REPEATS][index]) if REPEATS in final else 1
@@ -112,7 +116,7 @@ def run_episodes(
 
 def evaluate(
     agent: Agent,
-    seeds: Sequence[int] = EVALUATION_SEEDS,
+    seeds: Sequence[int] = EVALUATION_SEEDS[:EPISODES],
     deterministic: bool = True,
     **env_kwargs: Any,
 ) -> Evaluation:
@@ -133,6 +137,7 @@ def evaluate(
                 envs,
                 lambda observations: agent.act(observations, deterministic),
                 seeds[first : first + AT_ONCE],
+                keep_observations=False,
             )
         ]
     finally:

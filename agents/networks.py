@@ -45,7 +45,8 @@ class Keypoints(nn.Module):
         if min(height, width) < 20:  # the maps would be of one pixel
             raise ValueError(f"images must be of 20 x 20 pixels or more, not {height} x {width}")
         self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, 16, kernel_size=5, stride=3),
+            # Padded, or the last columns of 64 would not be seen; by zeros there would be an edge.
+            nn.Conv2d(channels, 16, 5, stride=4, padding=1, padding_mode="replicate"),
             nn.ReLU(),
             nn.Conv2d(16, MAPS, kernel_size=3),
         )
@@ -66,8 +67,9 @@ class Keypoints(nn.Module):
             stacks: pixels from 0 to 255, shape (batch, frames, height, width, channels).
         """
         batch, frames = stacks.shape[:2]
-        images = stacks.flatten(0, 1).permute(0, 3, 1, 2).float() / 255 - 0.5
-        maps = self.norm(self.convolutions(images))
+        # Copied as bytes, since the norm would copy its many maps into this layout.
+        pixels = stacks.flatten(0, 1).permute(0, 3, 1, 2).contiguous().float()
+        maps = self.norm(self.convolutions(pixels / 255 - 0.5))
         points = (maps.flatten(2).softmax(2) @ self.grid).view(batch, frames, -1)
         changes = SPEED_GAIN * (points[:, 1:] - points[:, :-1])
         return torch.cat([points[:, -1], changes.flatten(1)], dim=1)

@@ -46,7 +46,7 @@ class ReinforceConfig(Config):
         entropy: weight of the entropy bonus, 0 to 1.
         baseline_epochs: passes of the baseline over the episodes of an update, 0 to 100; 0 for no
             baseline at all.
-        baseline_learning_rate: the same as ``learning_rate`` for the baseline.
+        baseline_learning_rate: of the baseline and the encoder of images, 1e-8 to 1, as above.
         hidden: widths of the hidden layers of policy and baseline, 0 to 8 numbers from 1 to 4096.
     """
 

@@ -97,8 +97,8 @@ class Config:
         self.require_choice("vec_env", VEC_ENVS)
         _ = self.env
         try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, TypeError, AssertionError):  # the last from a build without CUDA
+            torch.empty(0, device=torch.device(str(self.device)))
+        except (RuntimeError, AssertionError):  # the second from a build without CUDA
             raise ValueError(
                 f"device={self.device!r} must be a device of this machine that PyTorch can use,"
                 " e.g. cpu or cuda"

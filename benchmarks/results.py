@@ -4,9 +4,12 @@ Train and evaluate every cell that the CSV lacks, alone on the machine (``make r
 
     python -m benchmarks.results
 
-A cell's seconds are the wall-clock time of its whole training. The agent that is bundled is that of
-the first seed that solved the environment, or of seed 0. Ctrl-C stops, the same command goes on.
-Two such commands may run at once on different cells, e.g. with ``--seeds 0 1`` and ``--seeds 2``.
+A cell's seconds are the wall-clock time of its whole training. Its agent plays from 1,000 unseen
+initial states (300 on images); an episode that terminates is lost. The agent that is bundled is
+that of the seed with the greatest mean return from as many others.
+
+Ctrl-C stops, the same command goes on. Two such commands may run at once on different cells, e.g.
+with ``--seeds 0 1`` and ``--seeds 2``.
 """
 
 import argparse
@@ -18,8 +21,9 @@ import gymnasium as gym
 
 from bullet_envs import registered
 from bullet_envs.agents import (
-    ALGOS,
+    BUNDLED_ALGOS,
     CONTROLLERS,
+    Agent,
     algorithm,
     controllers_of,
     load_agent,
@@ -32,18 +36,28 @@ from bullet_envs.registration import env_ids as registered_ids
 from .cells import curve_of, score, train_or_resume
 from .tables import add_rows, read_rows, with_section
 
+SEEDS = range(10)
 PIXEL_SEEDS = range(3)
-SEEDS = range(5)
-COLUMNS = ("env_id", "algo", "seed", "steps", "seconds", "mean", "std", "worst", "sha256")
+A2C_PIXEL_SEEDS = range(1)  # reported, and nothing is expected of it
+EPISODES, PIXEL_EPISODES = 1000, 300
+# Initial states that choose the seed to bundle, and are not reported on.
+VALIDATION_SEEDS = range(30_000_000, 30_000_000 + EPISODES)
+SCORES = ("mean", "std", "worst", "lost")
+COLUMNS = ("env_id", "algo", "seed", "steps", "seconds", *SCORES, "validation", "sha256")
 CSV_PATH = Path(__file__).parent / "results.csv"
 CURVE_COLUMNS = ("env_id", "algo", "seed", "steps", "return")
 CURVES_PATH = Path(__file__).parent / "curves.csv"
 
 
 def env_ids() -> list[str]:
-    """Return the ids that an algorithm has a preset for."""
-    presets = {env_id for algo in ALGOS for env_id in algorithm(algo).presets}
+    """Return the ids of this package, those that an algorithm has a preset for."""
+    presets = {env_id for algo in BUNDLED_ALGOS for env_id in algorithm(algo).presets}
     return [env_id for env_id in registered_ids() if env_id in presets]
+
+
+def evaluation_seeds(env_id: str) -> range:
+    """Return the seeds of the initial states that are reported on."""
+    return EVALUATION_SEEDS[: PIXEL_EPISODES if _is_pixel(env_id) else EPISODES]
 
 
 def main() -> None:
@@ -55,7 +69,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=Path("docs/curves.png"))
     parser.add_argument("--runs", type=Path, default=Path("runs/results"))
     parser.add_argument("--envs", nargs="+", choices=env_ids(), default=list(env_ids()))
-    names = (*CONTROLLERS, *ALGOS)
+    names = (*CONTROLLERS, *BUNDLED_ALGOS)
     parser.add_argument("--algos", nargs="+", choices=names, default=list(names))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     options = parser.parse_args()
@@ -79,14 +93,20 @@ def cells() -> list[tuple[str, str, int]]:
     return [
         (env_id, algo, seed)
         for env_id in env_ids()
-        for algo in (*controllers_of(env_id), *(a for a in ALGOS if env_id in algorithm(a).presets))
-        for seed in (_seeds(env_id) if algo in ALGOS else [0])
+        for algo in (*controllers_of(env_id), *BUNDLED_ALGOS)
+        for seed in (_seeds(env_id, algo) if algo in BUNDLED_ALGOS else [0])
     ]
 
 
-def _seeds(env_id: str) -> range:
+def _is_pixel(env_id: str) -> bool:
     task = registered(env_id)
-    return PIXEL_SEEDS if task is not None and env_id == task.pixel_id else SEEDS
+    return task is not None and env_id == task.pixel_id
+
+
+def _seeds(env_id: str, algo: str) -> range:
+    if not _is_pixel(env_id):
+        return SEEDS
+    return A2C_PIXEL_SEEDS if algo == "a2c" else PIXEL_SEEDS
 
 
 def cell_of(row: dict[str, Any]) -> tuple[str, str, int]:
@@ -95,9 +115,16 @@ def cell_of(row: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def _controller_row(env_id: str, algo: str) -> dict[str, Any]:
-    evaluation = evaluate(load_agent(env_id, algo))
-    facts = {"env_id": env_id, "algo": algo, "seed": "", "steps": "", "seconds": "", "sha256": ""}
-    return {**facts, **score(evaluation)}
+    scores = _scores(load_agent(env_id, algo))
+    names = ("seed", "steps", "seconds", "validation", "sha256")
+    return {"env_id": env_id, "algo": algo, **dict.fromkeys(names, ""), **scores}
+
+
+def _scores(agent: Agent) -> dict[str, float]:
+    """Return the columns ``SCORES`` of an agent."""
+    evaluation = evaluate(agent, evaluation_seeds(agent.env_id))
+    limit = agent.env.max_episode_steps or 0
+    return {**score(evaluation, digits=2), "lost": int((evaluation.lengths < limit).sum())}
 
 
 def _train_cell(env_id: str, algo: str, seed: int, options: argparse.Namespace) -> None:
@@ -106,7 +133,8 @@ def _train_cell(env_id: str, algo: str, seed: int, options: argparse.Namespace) 
     folder = options.runs / f"{env_id}-{algo}-{seed}"
     run, _, seconds = train_or_resume(folder, config, learner.train)
     agent: Any = load_agent(env_id, folder)
-    results = score(evaluate(agent))
+    results = _scores(agent)
+    validation = evaluate(agent, VALIDATION_SEEDS[: len(evaluation_seeds(env_id))])
     facts = {"env_id": env_id, "algo": algo, "seed": seed}
     curve = [{**facts, **point} for point in curve_of(folder)]
     add_rows(options.curves, CURVE_COLUMNS, curve, cell_of, cells())
@@ -115,45 +143,47 @@ def _train_cell(env_id: str, algo: str, seed: int, options: argparse.Namespace) 
         "steps": run.steps,
         "seconds": round(seconds, 1),
         **results,
+        "validation": round(float(validation.returns.mean()), 2),
         "sha256": agent.weights_hash,
     }
     add_rows(options.csv, COLUMNS, [row], cell_of, cells())
     if bundled_seed(read_rows(options.csv), env_id, algo) == seed:
-        agent.facts["returns"] = {**results, "episodes": len(EVALUATION_SEEDS)}
+        agent.facts["returns"] = {**results, "episodes": len(evaluation_seeds(env_id))}
         agent.save(pretrained_card(env_id, algo))
     shutil.rmtree(folder)
 
 
 def bundled_seed(rows: list[dict[str, Any]], env_id: str, algo: str) -> int:
-    """Return the first seed that solved the environment, or else the first."""
-    solved = gym.spec(env_id).reward_threshold or 0
+    """Return the seed with the greatest return of the validation, the first of equal ones."""
     mine = [row for row in rows if (row["env_id"], row["algo"]) == (env_id, algo)]
-    seeds = [int(row["seed"]) for row in mine if float(row["mean"]) >= solved]
-    return min(seeds, default=0)
+    return int(max(mine, key=lambda row: (float(row["validation"]), -int(row["seed"])))["seed"])
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the Markdown table of the rows, a line per id and agent."""
     lines = [
-        "| environment | agent | mean return, worst seed | worst of all episodes | seeds"
-        " | steps | seconds, slowest seed |",
-        "|---|---|---|---|---|---|---|",
+        "| environment | agent | mean return, worst seed | worst of all episodes"
+        " | lost by the bundled agent | seeds | steps | seconds, slowest seed |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for env_id in env_ids():
-        for algo in (*CONTROLLERS, *ALGOS):
+        episodes = len(evaluation_seeds(env_id))
+        for algo in (*CONTROLLERS, *BUNDLED_ALGOS):
             mine = [row for row in rows if (row["env_id"], row["algo"]) == (env_id, algo)]
             if not mine:
                 continue
             mean = min(float(row["mean"]) for row in mine)
             worst = min(float(row["worst"]) for row in mine)
             line = f"| {env_id} | {algo} | {mean:.1f} | {worst:.0f} |"
-            if algo in ALGOS:
-                steps = [int(row["steps"]) // 1000 for row in mine]
-                seconds = max(float(row["seconds"]) for row in mine)
-                line += f" {len(mine)} | {min(steps)} k to {max(steps)} k | {seconds:.0f} |"
-            else:
-                line += " | | |"
-            lines.append(line)
+            if algo in CONTROLLERS:
+                lines.append(f"{line} {mine[0]['lost']} of {episodes} | | | |")
+                continue
+            seed = bundled_seed(rows, env_id, algo)
+            lost = next(row["lost"] for row in mine if int(row["seed"]) == seed)
+            steps = [int(row["steps"]) // 1000 for row in mine]
+            seconds = max(float(row["seconds"]) for row in mine)
+            line += f" {lost} of {episodes} | {len(mine)} | {min(steps)} k to {max(steps)} k |"
+            lines.append(f"{line} {seconds:.0f} |")
     return "\n".join(lines)
 
 
@@ -164,11 +194,11 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
     plotted = [env_id for env_id in env_ids() if any(row["env_id"] == env_id for row in curves)]
     if not plotted:
         return
-    figure = Figure(figsize=(10, 2.6 * len(plotted)), layout="constrained")
-    panels = figure.subplots(len(plotted), len(ALGOS), squeeze=False, sharey=True)
+    figure = Figure(figsize=(14, 2.4 * len(plotted)), layout="constrained")
+    panels = figure.subplots(len(plotted), len(BUNDLED_ALGOS), squeeze=False, sharey=True)
     for line, env_id in zip(panels, plotted, strict=True):
-        for panel, algo in zip(line, ALGOS, strict=True):
-            for seed in _seeds(env_id):
+        for panel, algo in zip(line, BUNDLED_ALGOS, strict=True):
+            for seed in _seeds(env_id, algo):
                 mine = [row for row in curves if cell_of(row) == (env_id, algo, seed)]
                 if mine:
                     steps = [int(row["steps"]) / 1000 for row in mine]

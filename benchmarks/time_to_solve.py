@@ -24,7 +24,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from tqdm import tqdm
 
 from bullet_envs import bench, registered
-from bullet_envs.agents import ALGOS, Agent, algorithm
+from bullet_envs.agents import BUNDLED_ALGOS, Agent, algorithm
 from bullet_envs.agents.run import TORCH_THREADS, Run
 from bullet_envs.agents.wrappers import VectorActionRepeat
 from bullet_envs.bench import CART_POLE, Ratio, print_ratios, ratio_of, spread
@@ -122,7 +122,7 @@ def sections() -> list[TimeToSolve]:
     """
     cart_pole, plate = CART_POLE, PLATE
     ours = {
-        env_id: {f"our {algo} on {env_id}": _ours(algo, env_id) for algo in ALGOS}
+        env_id: {f"our {algo} on {env_id}": _ours(algo, env_id) for algo in BUNDLED_ALGOS}
         for env_id in (cart_pole, plate)
     }
     theirs = {f"SB3 {algo} on {cart_pole}": _sb3(algo, cart_pole) for algo in ZOO}

@@ -16,7 +16,7 @@ from . import __version__
 from .registration import env_ids, registered
 
 # Known without importing the agents, which would load torch.
-ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo")
+ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-sac")
 AGENTS = (*ALGOS, "lqr", "random")
 ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
 LONGEST = 1000  # characters of an error
@@ -294,7 +294,9 @@ def _train(options: argparse.Namespace) -> int:
             given[name] = getattr(options, name)
     learner = algorithm(options.algo)
     _env_config(options)
-    settings = {**learner.preset(options.env), **given}
+    preset = dict(learner.preset(options.env))
+    env_kwargs = {**preset.pop("env_kwargs", {}), **dict(options.env_kwargs)}
+    settings = {**preset, **given}
     known = [
         name
         for name in learner.config.__dataclass_fields__
@@ -303,7 +305,7 @@ def _train(options: argparse.Namespace) -> int:
     if unknown := [name for name in settings if name not in known]:
         raise ValueError(f"unknown setting {', '.join(unknown)}; legal: {', '.join(known)}")
     config = learner.config(
-        env_id=options.env, env_kwargs=dict(options.env_kwargs), seed=options.seed, **settings
+        env_id=options.env, env_kwargs=env_kwargs, seed=options.seed, **settings
     )
     new_agent(learner.policy, config.env, config.hidden)  # refuses before anything is written
     folder = _run_folder(options)

@@ -42,15 +42,15 @@ KINDS = [
 
 
 def __getattr__(name):
-    """Where an algorithm has a preset, `make results` trains it and an agent is bundled."""
+    """Where one of these algorithms has a preset, an agent is bundled."""
     if name != "BUNDLED":
         raise AttributeError(name)
-    from bullet_envs.agents import ALGOS, algorithm
+    from bullet_envs.agents import BUNDLED_ALGOS, algorithm
 
     return tuple(
         (env_id, algo)
         for env_id in STATE_IDS + PIXEL_IDS
-        for algo in ALGOS
+        for algo in BUNDLED_ALGOS
         if env_id in algorithm(algo).presets
     )
 

@@ -37,7 +37,7 @@ from bullet_envs.agents.checkpoints import digest, read_tensors
 from bullet_envs.agents.dqn import epsilon_at, td_target
 from bullet_envs.agents.environment import EnvConfig
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, Evaluation, evaluate, run_episodes
-from bullet_envs.agents.reinforce import ReturnBuffer, policy_loss, returns_to_go
+from bullet_envs.agents.reinforce import policy_loss, returns_to_go
 from bullet_envs.agents.replay_buffer import Batch, ReplayBuffer
 from bullet_envs.agents.run import Run, derived_seed
 
@@ -64,11 +64,43 @@ TINY = {
         "learning_starts": 300,
         "hidden": (16,),
     },
+    "a2c": {
+        "n_timesteps": 1024,
+        "eval_freq": 512,
+        "save_freq": 512,
+        "n_steps": 32,
+        "hidden": (16,),
+    },
+    "ppo": {
+        "n_timesteps": 1024,
+        "eval_freq": 512,
+        "save_freq": 512,
+        "n_steps": 32,
+        "hidden": (16,),
+    },
     "sb3-ppo": {
         "n_timesteps": 1024,
         "eval_freq": 512,
         "save_freq": 512,
         "n_steps": 32,
+        "hidden": (16,),
+    },
+    "sb3-a2c": {"n_timesteps": 1200, "eval_freq": 600, "save_freq": 600, "hidden": (16,)},
+    "sb3-dqn": {
+        "n_timesteps": 1200,
+        "eval_freq": 600,
+        "save_freq": 600,
+        "learning_starts": 300,
+        "gradient_steps": 1,
+        "hidden": (16,),
+    },
+    "sb3-sac": {
+        "n_timesteps": 1200,
+        "eval_freq": 600,
+        "save_freq": 600,
+        "learning_starts": 300,
+        "batch_size": 32,
+        "gradient_steps": 1,
         "hidden": (16,),
     },
 }
@@ -82,12 +114,30 @@ SHORT = {
         "learning_starts": 300,
         "hidden": (16,),
     },
+    "a2c": {
+        "n_timesteps": 5000,
+        "eval_freq": 1000,
+        "save_freq": 1000,
+        "n_steps": 32,
+        "hidden": (16,),
+    },
+    "ppo": {
+        "n_timesteps": 5000,
+        "eval_freq": 1000,
+        "save_freq": 1000,
+        "n_steps": 32,
+        "hidden": (16,),
+    },
     "sb3-ppo": {
         "n_timesteps": 5000,
         "eval_freq": 1000,
         "save_freq": 1000,
         "n_steps": 32,
         "hidden": (16,),
+    },
+    **{
+        algo: {**TINY[algo], "n_timesteps": 5000, "eval_freq": 1000, "save_freq": 1000}
+        for algo in ("sb3-a2c", "sb3-dqn", "sb3-sac")
     },
 }
 # What makes a training on images as short: they are small, and so are the episodes in actions.
@@ -99,7 +149,7 @@ TINY_IMAGES = {
             "eval_freq": 200,
             "save_freq": 200,
             "episodes": 2,
-            "baseline_reuse": 3,
+            "baseline_epochs": 3,
         },
         **IMAGES,
     },
@@ -110,6 +160,21 @@ TINY_IMAGES = {
         "learning_starts": 100,
         **IMAGES,
     },
+    "a2c": {
+        "n_timesteps": 1024,
+        "eval_freq": 512,
+        "save_freq": 512,
+        "n_steps": 16,
+        **IMAGES,
+    },
+    "ppo": {
+        "n_timesteps": 1024,
+        "eval_freq": 512,
+        "save_freq": 512,
+        "n_steps": 16,
+        "batch_size": 64,
+        **IMAGES,
+    },
     "sb3-ppo": {
         "n_timesteps": 1024,
         "eval_freq": 512,
@@ -118,16 +183,32 @@ TINY_IMAGES = {
         "batch_size": 64,
         **IMAGES,
     },
+    **{
+        algo: {"n_timesteps": 400, "eval_freq": 200, "save_freq": 200, **IMAGES}
+        for algo in ("sb3-a2c", "sb3-dqn", "sb3-sac")
+    },
 }
+TINY_IMAGES["sb3-dqn"]["learning_starts"] = TINY_IMAGES["sb3-sac"]["learning_starts"] = 50
 
 
+DISCRETE_ONLY = ("reinforce", "dqn", "sb3-dqn")
 BOTH_MODES = pytest.mark.parametrize("deterministic", [True, False], ids=["likeliest", "drawn"])
+# Those of SB3's that share all but their names with sb3-ppo take part in few tests but the sweeps.
+FEW = ("sb3-a2c", "sb3-dqn", "sb3-sac")
+
+
+def sweep_few(*values):
+    """Return a parameter of a test, in the sweeps only if one of the values is of ``FEW``."""
+    return pytest.param(*values, marks=[pytest.mark.sweep] if set(values) & set(FEW) else [])
+
+
+MOST_ALGOS = [sweep_few(algo) for algo in ALGOS]
 KINDS = [
     (env_id, name, continuous)
     for env_id in STATE_IDS + PIXEL_IDS
     for name in (*controllers_of(env_id), *ALGOS)
     for continuous in (False, True)
-    if not (continuous and name in ("reinforce", "dqn"))
+    if not (continuous and name in DISCRETE_ONLY) and (continuous or name != "sb3-sac")
 ]
 
 
@@ -136,14 +217,29 @@ def small(env_id):
     return {"size": 20} if env_id in PIXEL_IDS else {}
 
 
+def fit_for(algo, env_id):
+    """Return keywords that give an id of the suite actions that an algorithm can take."""
+    is_ours = env_id in STATE_IDS + PIXEL_IDS
+    return {"continuous": True} if is_ours and algo == "sb3-sac" else {}
+
+
 def untrained(env_id, algo, **env_kwargs):
     """Return a small agent with random weights; one for images sees two of them at once."""
     frame_stack = 2 if env_id in PIXEL_IDS else 1
-    env = EnvConfig(env_id, {**small(env_id), **env_kwargs}, frame_stack)
+    env_kwargs = {**small(env_id), **fit_for(algo, env_id), **env_kwargs}
+    env = EnvConfig(env_id, env_kwargs, frame_stack)
     return new_agent(algorithm(algo).policy, env, (8,))
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}" + "-continuous" * kind[2])
+@pytest.fixture(
+    params=[
+        pytest.param(
+            kind, marks=[pytest.mark.sweep] if kind[1] in FEW and kind[0] != STATE_IDS[0] else []
+        )
+        for kind in KINDS
+    ],
+    ids=lambda kind: f"{kind[0]}-{kind[1]}" + "-continuous" * kind[2],
+)
 def agent(request):
     """Return each kind of agent that an id can have, the learned ones without any training."""
     env_id, name, continuous = request.param
@@ -255,15 +351,20 @@ def test_drawn_actions_follow_the_policy(env_id, algo):
     np.testing.assert_array_equal(agent.predict(batch)[0], drawn)
 
 
-def test_dqn_draws_nothing(env_id):
-    """A Q-network has no policy to draw from: both modes take the greatest value."""
-    agent = untrained(env_id, "dqn")
+@pytest.mark.parametrize("algo", ["dqn", "sb3-dqn"])
+def test_dqn_takes_the_greatest_value(env_id, algo):
+    """A Q-network has no policy to draw from; ours then takes one action in 20 at random."""
+    agent = untrained(env_id, algo)
     observations = some_observations(agent, 50)
     with torch.no_grad():
         greatest = agent.policy.network(agent.policy.tensor(observations)).argmax(1).numpy()
-    for deterministic in (True, False):
-        actions, _ = agent.predict(observations, deterministic=deterministic)
-        np.testing.assert_array_equal(actions, greatest)
+    actions, _ = agent.predict(observations, deterministic=True)
+    np.testing.assert_array_equal(actions, greatest)
+    torch.manual_seed(0)
+    drawn = np.array([agent.predict(observations)[0] for _ in range(40)])
+    n_actions = int(agent.action_space.n)
+    share = 0.05 * (1 - 1 / n_actions) if algo == "dqn" else 0.0
+    assert (drawn != greatest).mean() == pytest.approx(share, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -282,11 +383,17 @@ def test_make_env_passes_keywords(env_id, name):
         assert env.unwrapped.task.physics_hz == 200
 
 
-@pytest.mark.parametrize("algo", ["reinforce", "dqn"])
+@pytest.mark.parametrize("algo", DISCRETE_ONLY)
 def test_continuous_actions_are_refused_by_name(env_id, algo):
     """An algorithm for Discrete actions says so."""
     with pytest.raises(ValueError, match=f"{algo} needs Discrete actions"):
         untrained(env_id, algo, continuous=True)
+
+
+def test_discrete_actions_are_refused_by_name(env_id):
+    """SAC says what it needs."""
+    with pytest.raises(ValueError, match=r"sb3-sac needs Box actions .*, not Discrete\("):
+        untrained(env_id, "sb3-sac", continuous=False)
 
 
 @pytest.mark.parametrize("env_id", ["Foo-v0", "no_such_module:Foo-v0", "CartPole-v9", "", "a:b:c"])
@@ -312,13 +419,13 @@ def test_no_lqr_for_images(env_id):
 @pytest.mark.parametrize("agent", ["sac", "LQR", "no/such/folder", "weights.safetensors"])
 def test_load_agent_names_the_agents(env_id, agent):
     """An unknown agent is answered with the known ones."""
-    with pytest.raises(ValueError, match="reinforce, dqn, sb3-ppo, lqr, random"):
+    with pytest.raises(ValueError, match=", ".join((*ALGOS, "lqr", "random"))):
         load_agent(env_id, agent)
 
 
 def test_algorithm_names_the_algorithms():
     """An unknown algorithm is answered with the known ones."""
-    with pytest.raises(ValueError, match=r"'sac' must be one of reinforce, dqn, sb3-ppo"):
+    with pytest.raises(ValueError, match=f"'sac' must be one of {', '.join(ALGOS)}"):
         algorithm("sac")
 
 
@@ -332,6 +439,8 @@ def fields_of(config):
 def test_every_setting_has_a_legal_range(algo, name):
     """Whatever is no number of a setting's range is refused by the setting's name."""
     bad = [None, "x", True, math.nan, math.inf, -1, 1e30, [], (0,), (8.5,), (-8,), (True,)]
+    if isinstance(getattr(algorithm(algo).config, name, None), bool):
+        bad.remove(True)
     if name == "hidden":
         bad = [value for value in bad if value != []]  # a linear network
         bad += [8, (4097,), (8,) * 9, ("8",), {"8": 8}]
@@ -347,6 +456,7 @@ def test_every_setting_has_a_legal_range(algo, name):
         ("dqn", {"learning_starts": 1}),
         ("sb3-ppo", {"batch_size": 100_000}),
         ("sb3-ppo", {"batch_size": 100}),
+        ("sb3-dqn", {"buffer_size": 1000, "n_steps": 100, "n_envs": 16}),
     ],
 )
 def test_settings_that_cannot_go_together_are_refused(algo, settings):
@@ -449,25 +559,6 @@ def test_entropy_bonus_is_subtracted():
     assert loss.item() == pytest.approx(-0.5 * math.log(4))
 
 
-@pytest.mark.parametrize("lengths", [(3,), (3, 2), (4, 5, 3), (20,), (2, 20, 1)])
-def test_return_buffer_keeps_the_latest_steps(lengths):
-    """Whatever is drawn is one of the eight latest steps with its own return, and each is drawn."""
-    buffer = ReturnBuffer(8, Box(0, 255, (2,), np.uint8))
-    steps = torch.arange(sum(lengths))
-    for part in steps.split(lengths):
-        buffer.add(torch.stack([part, part + 1], dim=1).to(torch.uint8), part.float())
-    torch.manual_seed(0)
-    observations, returns = buffer.sample(300)
-    assert set(returns.tolist()) == set(steps[-8:].tolist())
-    assert torch.equal(observations, torch.stack([returns, returns + 1], dim=1).to(torch.uint8))
-    copy = ReturnBuffer(8, Box(0, 255, (2,), np.uint8))
-    copy.restore({name: tensor.clone() for name, tensor in buffer.tensors().items()})
-    for one in (buffer, copy):
-        one.add(torch.full((3, 2), 200, dtype=torch.uint8), torch.full((3,), 200.0))
-    assert torch.equal(buffer.returns, copy.returns)
-    assert torch.equal(buffer.observations, copy.observations)
-
-
 def test_policy_loss_learns_a_bandit():
     """Plain gradient steps on drawn actions find the arm that pays."""
     torch.manual_seed(0)
@@ -567,10 +658,16 @@ def tiny(algo, env_id):
     return {**TINY[algo], **(TINY_IMAGES[algo] if env_id in PIXEL_IDS else {})}
 
 
+def config_of(algo, env_id="BulletCartPole-v0", **settings):
+    """Return a config for an id with actions that the algorithm can take."""
+    settings["env_kwargs"] = {**fit_for(algo, env_id), **settings.get("env_kwargs", {})}
+    return algorithm(algo).config(env_id=env_id, **settings)
+
+
 def train(algo, folder, env_id="BulletCartPole-v0", **settings):
     """Train and return the run and the agent as it was in the end."""
     learner = algorithm(algo)
-    config = learner.config(env_id=env_id, **settings)
+    config = config_of(algo, env_id, **settings)
     with Run(folder, config, progress=False) as run:
         agent = learner.train(config, run)
     return run, agent
@@ -638,7 +735,7 @@ def outcome(folder):
         ("reinforce", "BalancingPlate-v0"),
         ("dqn", "BulletCartPole-v0"),
         ("sb3-ppo", "BalancingPlate-v0"),
-        *((algo, "BulletCartPolePixels-v0") for algo in ALGOS),
+        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in ALGOS),
     ],
 )
 def test_same_seed_same_weights(tmp_path, algo, env_id):
@@ -694,12 +791,18 @@ print(run.stopped, run.steps, run.steps_to_replay)
         ("reinforce", "BalancingPlate-v0", signal.SIGINT),
         ("dqn", "BulletCartPole-v0", signal.SIGTERM),
         ("sb3-ppo", "BulletCartPole-v0", signal.SIGINT),
+        pytest.param("sb3-a2c", "BalancingPlate-v0", signal.SIGTERM, marks=pytest.mark.sweep),
+        pytest.param("sb3-dqn", "BulletCartPole-v0", signal.SIGINT, marks=pytest.mark.sweep),
+        pytest.param("sb3-sac", "BalancingPlate-v0", signal.SIGINT, marks=pytest.mark.sweep),
     ],
     ids=str,
 )
 def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, number):
     """A training stopped by a signal and resumed ends with the weights of an unbroken one."""
-    settings = {**SHORT[algo], "env_id": env_id, "seed": 5, "solved_evaluations": 0}
+    settings = {
+        **{**SHORT[algo], "env_id": env_id, "env_kwargs": fit_for(algo, env_id)},
+        **{"seed": 5, "solved_evaluations": 0},
+    }
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
     process = subprocess.Popen(
         [sys.executable, "-c", TRAIN, algo, str(broken), json.dumps(settings)],
@@ -732,7 +835,7 @@ def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, number):
     assert outcome(broken)["steps"] >= SHORT[algo]["n_timesteps"]
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", MOST_ALGOS)
 def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, algo):
     """Ctrl-C twice breaks off at once; the last checkpoint is resumed from."""
     settings = {**TINY[algo], "solved_evaluations": 0}
@@ -753,7 +856,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, algo):
     assert signal.getsignal(signal.SIGINT) is before
 
     _, agent = train(algo, tmp_path / "unbroken", **settings)
-    config = algorithm(algo).config(env_id="BulletCartPole-v0", **settings)
+    config = config_of(algo, **settings)
     _, again = resume(algo, tmp_path / "broken", config)
     assert weights_of(again) == weights_of(agent)
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
@@ -780,18 +883,30 @@ AWKWARD = {
     "reinforce": {"n_timesteps": 3000, "eval_freq": 700, "save_freq": 1100, "episodes": 4},
     "dqn": {"n_timesteps": 2000, "eval_freq": 350, "save_freq": 600, "learning_starts": 300},
     "sb3-ppo": {"n_timesteps": 3000, "eval_freq": 300, "save_freq": 700, "n_steps": 32},
+    "sb3-a2c": {"n_timesteps": 2000, "eval_freq": 350, "save_freq": 600, "n_steps": 7},
+    "sb3-dqn": {
+        **{"n_timesteps": 2000, "eval_freq": 350, "save_freq": 600, "learning_starts": 150},
+        **{"train_freq": 3, "gradient_steps": 2, "target_update_interval": 50, "buffer_size": 1000},
+    },
+    "sb3-sac": {
+        **{"n_timesteps": 2000, "eval_freq": 350, "save_freq": 600, "learning_starts": 150},
+        **{"train_freq": 3, "batch_size": 16, "n_steps": 3, "buffer_size": 1000},
+    },
 }
 
 
-@pytest.mark.parametrize("algo", ALGOS)
-@pytest.mark.parametrize("stops", [(1, 10, 777), (1777,)], ids=str)
+@pytest.mark.parametrize(
+    "stops, algo",
+    [*(((1, 10, 777), algo) for algo in ALGOS), *(sweep_few((1777,), algo) for algo in ALGOS)],
+    ids=str,
+)
 def test_a_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch, algo, stops):
     """Weights, checkpoint and every column of progress.csv but time/fps, wherever it was stopped.
 
     A stop before the first evaluation is resumed too.
     """
     settings = {**AWKWARD[algo], "hidden": (16,), "solved_evaluations": 0, "action_repeat": 2}
-    config = algorithm(algo).config(env_id="BulletCartPole-v0", **settings)
+    config = config_of(algo, **settings)
     for number, steps in enumerate(stops):
         with monkeypatch.context() as patch:
             stop_at(patch, steps)
@@ -840,10 +955,12 @@ def reckless():
     del gym.registry["Reckless-v0"]
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", MOST_ALGOS)
 @pytest.mark.parametrize("env_id", ["BalancingPlate-v0", "Reckless-v0"])
 def test_evaluating_does_not_change_the_training(tmp_path, algo, env_id, reckless):
     """The same seed with other evaluations, or with nearly none, ends with the same weights."""
+    if (algo, env_id) == ("sb3-sac", reckless):
+        pytest.skip("its actions are discrete")
     settings = {**AWKWARD[algo], "hidden": (16,), "solved_evaluations": 0}
     seen = {}
     for eval_freq in (300, 470, 10**6):
@@ -885,7 +1002,7 @@ def test_an_incomplete_batch_teaches_nothing(tmp_path, algo):
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", MOST_ALGOS)
 def test_lengths_are_lengths(tmp_path, algo):
     """With repeated actions they are environment steps: here each step pays 1, there it does not.
 
@@ -900,6 +1017,8 @@ def test_lengths_are_lengths(tmp_path, algo):
         pairs = [[line[kind + name] for name in ours] for line in log_of(tmp_path / "one")]
         pairs = [[float(value) for value in pair] for pair in pairs if "" not in pair]
         assert pairs and all(one == other > 1 for one, other in pairs)
+    if algo == "sb3-sac":
+        return  # the actions there are discrete
     train(algo, tmp_path / "other", "MountainCar-v0", **settings)
     lengths = [line["eval/mean_ep_length"] for line in log_of(tmp_path / "other")]
     rewards = [line["eval/mean_reward"] for line in log_of(tmp_path / "other")]
@@ -922,7 +1041,7 @@ def test_solved_is_the_threshold_of_the_spec(tmp_path, monkeypatch, returns, thr
     agent = untrained("BulletCartPole-v0", "dqn")
     monkeypatch.setattr(gym.spec("BulletCartPole-v0"), "reward_threshold", threshold)
     evaluation = Evaluation(np.array(returns), np.full(20, 7))
-    monkeypatch.setattr("bullet_envs.agents.run.evaluate", lambda agent, seeds: evaluation)
+    monkeypatch.setattr("bullet_envs.agents.run.evaluate", lambda *args: evaluation)
     config = algorithm("dqn").config(env_id="BulletCartPole-v0")
     with Run(tmp_path / "run", config, progress=False) as run:
         assert run.best_return is None
@@ -981,15 +1100,16 @@ def test_episodes_are_left_when_the_steps_are_used_up():
     assert not any(episode.ended for episode in episodes)
 
 
+DISCRETE = [algo for algo in ALGOS if algo != "sb3-sac"]
 FOREIGN = [
-    *(("CartPole-v1", algo) for algo in ALGOS),
-    *(("MountainCar-v0", algo) for algo in ALGOS),
-    *(("gymnasium.envs.toy_text:FrozenLake-v1", algo) for algo in ALGOS),
-    ("Pendulum-v1", "sb3-ppo"),
+    *(("CartPole-v1", algo) for algo in DISCRETE),
+    *(("MountainCar-v0", algo) for algo in DISCRETE),
+    *(("gymnasium.envs.toy_text:FrozenLake-v1", algo) for algo in DISCRETE),
+    *(("Pendulum-v1", algo) for algo in ("sb3-ppo", "sb3-a2c", "sb3-sac")),
 ]
 
 
-@pytest.mark.parametrize("env_id, algo", FOREIGN)
+@pytest.mark.parametrize("env_id, algo", [sweep_few(*one) for one in FOREIGN])
 def test_foreign_environments(tmp_path, env_id, algo):
     """Any Gymnasium id is trained on, loaded, evaluated and played like ours."""
     run, _ = train(algo, tmp_path / "run", env_id, n_timesteps=200, frame_stack=2)
@@ -1018,7 +1138,7 @@ def test_random_actions_anywhere(env_id):
         load_agent(env_id, "lqr")
 
 
-@pytest.mark.parametrize("algo", ["reinforce", "dqn"])
+@pytest.mark.parametrize("algo", DISCRETE_ONLY)
 def test_box_actions_are_refused_anywhere(algo):
     """In one line, with the space."""
     with pytest.raises(ValueError, match=f"{algo} needs Discrete actions .*, not Box"):
@@ -1034,10 +1154,11 @@ def test_every_setting_is_explained(algo):
     for name, default, meaning in described:
         assert getattr(config, name) == default
         assert meaning.endswith(".") and "\n" not in meaning and "  " not in meaning
-        assert " to " in meaning or "at least" in meaning, name
+        if isinstance(default, int | float | tuple) and not isinstance(default, bool):
+            assert " to " in meaning or "at least" in meaning, name
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", MOST_ALGOS)
 @pytest.mark.parametrize("env_id", PIXEL_IDS)
 def test_pixel_training_is_resumed_exactly(tmp_path, monkeypatch, algo, env_id):
     """Stopped and resumed, a training on images ends as an unbroken one does."""
@@ -1093,6 +1214,17 @@ class Counting(gym.vector.VectorWrapper):
         return self.env.step(actions)
 
 
+def test_a_checkpoint_is_a_time_limit_for_sb3(tmp_path):
+    """No return of several steps goes on in the episodes that begin after a checkpoint."""
+    train("sb3-dqn", tmp_path / "run", **{**TINY["sb3-dqn"], "solved_evaluations": 0})
+    tensors, _, _ = read_tensors(tmp_path / "run" / "checkpoint.safetensors")
+    content = [tensors[f"replay_buffer.{name}"] for name in ("dones", "timeouts")]
+    dones, timeouts = (column.numpy().astype(bool) for column in content)
+    assert len(dones) == 150  # 8 transitions each
+    assert (dones | timeouts)[[74, 149]].all() and not (dones | timeouts).all(axis=1)[:74].any()
+    assert timeouts[[74, 149]].any() and not (dones & timeouts).any()
+
+
 @pytest.mark.parametrize("env_id", ["BulletCartPole-v0", "BulletCartPolePixels-v0"])
 def test_dqn_remembers_what_happened(tmp_path, monkeypatch, env_id):
     """Each observation leads to the next; one that ends, to where the pole fell or time was up.
@@ -1146,7 +1278,7 @@ def test_dqn_remembers_what_happened(tmp_path, monkeypatch, env_id):
     assert min(ends.values()) > 5, ends
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", MOST_ALGOS)
 def test_resuming_what_is_finished_changes_nothing(tmp_path, algo):
     """A finished training, resumed, is finished at once with the same files."""
     run, agent = train(algo, tmp_path / "run", **TINY[algo])
@@ -1168,11 +1300,14 @@ CELLS = {
         "eval_freq": 5000,
         "save_freq": 5000,
     },
+    ("sb3-a2c", "BalancingPlate-v0"): {},
+    ("sb3-dqn", "BulletCartPole-v0"): {},
+    ("sb3-sac", "BalancingPlate-v0"): {},
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo, env_id", CELLS)
+@pytest.mark.parametrize("algo, env_id", [sweep_few(*cell) for cell in CELLS])
 def test_learns(tmp_path, algo, env_id):
     """From nothing to a mean of >= 475 over 30 starts that it never saw."""
     settings = {**algorithm(algo).presets[env_id], **CELLS[algo, env_id], "solved_evaluations": 1}

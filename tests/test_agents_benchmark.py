@@ -22,7 +22,7 @@ from benchmarks.tables import read_rows
 from bullet_envs.agents import algorithm, load_agent
 from bullet_envs.agents.checkpoints import read_tensors
 from bullet_envs.agents.environment import EnvConfig
-from bullet_envs.agents.evaluation import EVALUATION_SEEDS, evaluate
+from bullet_envs.agents.evaluation import evaluate
 from bullet_envs.agents.run import Config, Run
 
 ROOT = Path(__file__).parent.parent
@@ -442,7 +442,7 @@ def test_learning_curves_are_drawn(tmp_path):
 @pytest.mark.parametrize("env_id", comparisons.RANDOM)
 def test_range_of_returns_begins_with_random_actions(env_id):
     """The figures of the file are those of the bundled random controller."""
-    mean = evaluate(load_agent(env_id, "random"), EVALUATION_SEEDS).returns.mean()
+    mean = evaluate(load_agent(env_id, "random")).returns.mean()
     assert mean == pytest.approx(comparisons.RANDOM[env_id], abs=0.5)
 
 

@@ -108,10 +108,10 @@ def checkpoint(tmp_path):
     return path
 
 
-def learner(seed=0):
+def learner(seed=0, kind=torch.optim.Adam):
     torch.manual_seed(seed)
     network = nn.Linear(4, 3)
-    return network, torch.optim.Adam(network.parameters(), 0.1)
+    return network, kind(network.parameters(), 0.1)
 
 
 def train(network, optimiser, steps):
@@ -126,6 +126,7 @@ def train(network, optimiser, steps):
 def test_saved_agent_is_loaded_as_it_was(tmp_path, algo, env_id, frame_stack, action_repeat):
     """Weights, identity and facts survive, and the loaded agent takes the same actions."""
     env_kwargs = {"control_hz": 25, **({"size": 36} if env_id in PIXEL_IDS else {})}
+    env_kwargs["continuous"] = algo == "sb3-sac"
     torch.manual_seed(3)
     env = EnvConfig(env_id, env_kwargs, frame_stack, action_repeat)
     agent = new_agent(algorithm(algo).policy, env, (8, 5))
@@ -152,7 +153,8 @@ def test_saved_agent_is_loaded_as_it_was(tmp_path, algo, env_id, frame_stack, ac
         for one, other in ((env, same), (env.env, same.env)):
             assert type(one) is type(other)
         np.testing.assert_array_equal(env.reset(seed=0)[0], same.reset(seed=0)[0])
-        np.testing.assert_array_equal(env.step(1)[0], same.step(1)[0])
+        action = env.action_space.sample()
+        np.testing.assert_array_equal(env.step(action)[0], same.step(action)[0])
 
 
 @pytest.mark.parametrize("env_id", [*STATE_IDS, *PIXEL_IDS])
@@ -213,6 +215,22 @@ def test_restored_learner_goes_on_as_the_original(checkpoint):
         "best_return": 56.5,
         "seconds": 7.25,
     }
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop])
+def test_restored_optimisers_go_on_as_the_originals(kind):
+    """Two networks with an optimiser each, of either kind, take the same further steps."""
+    pairs, others = [learner(0, kind), learner(1, kind)], [learner(2, kind), learner(3, kind)]
+    for network, optimiser in pairs:
+        train(network, optimiser, range(3))
+    networks, optimisers = zip(*pairs, strict=True)
+    tensors = learner_tensors({"a": networks[0], "b": networks[1]}, *optimisers)
+    restored, its_optimisers = zip(*others, strict=True)
+    restore_learner(tensors, {"a": restored[0], "b": restored[1]}, *its_optimisers)
+    for (network, optimiser), (other, its) in zip(pairs, others, strict=True):
+        train(network, optimiser, range(3, 6))
+        train(other, its, range(3, 6))
+        assert equal(other.state_dict(), network.state_dict())
 
 
 def test_learner_tensors_are_copies():
@@ -740,13 +758,26 @@ def test_a_log_that_was_edited_is_refused(tmp_path, content):
 
 
 TRAININGS = {
-    "reinforce": {"n_timesteps": 300, "episodes": 4, "baseline_reuse": 2},
+    "reinforce": {"n_timesteps": 300, "episodes": 4, "baseline_epochs": 2},
     "dqn": {"n_timesteps": 304, "save_freq": 152, "learning_starts": 80, "n_steps": 2},
+    "a2c": {"n_timesteps": 256, "n_steps": 8, "save_freq": 128},
+    "ppo": {"n_timesteps": 256, "n_steps": 8, "batch_size": 64, "save_freq": 128},
     "sb3-ppo": {"n_timesteps": 256, "n_steps": 8, "batch_size": 64, "save_freq": 128},
+    "sb3-a2c": {"n_timesteps": 160, "save_freq": 80},
+    "sb3-dqn": {"n_timesteps": 160, "save_freq": 80, "learning_starts": 64, "batch_size": 8},
+    "sb3-sac": {
+        **{"n_timesteps": 160, "save_freq": 80, "learning_starts": 64, "batch_size": 8},
+        **{"gradient_steps": 1, "env_kwargs": {"continuous": True}},
+    },
 }
 
 
-@pytest.fixture(params=ALGOS)
+@pytest.fixture(
+    params=[
+        pytest.param(algo, marks=[pytest.mark.sweep] if algo in ("sb3-a2c", "sb3-sac") else [])
+        for algo in ALGOS
+    ]
+)
 def trained(request, tmp_path):
     """Return algorithm, run and a longer config of a short training with a checkpoint."""
     learner = algorithm(request.param)

@@ -43,7 +43,8 @@ SETTINGS = (
     " gamma, learning_rate"
 )
 KEYWORDS = "continuous, force, x_limit, angle_limit, start_range"
-AGENTS = "reinforce, dqn, sb3-ppo, lqr, random"
+AGENTS = ", ".join((*ALGOS, *CONTROLLERS))
+CHOICES = ", ".join(map(repr, ALGOS))
 TRAIN_ON_PIXELS = f"train --algo sb3-ppo --env {PIXEL_ID} --no-progress -n 400"
 LONG = "-" * 5000
 
@@ -79,8 +80,8 @@ WRONG = {
     f"{EVALUATE} --env-kwargs force:{'9' * 5000}": "must be a number from 0.1 to 1000 N",
     f"{TRAIN} -params gamma:{LONG}": "gamma='---",
     f"{TRAIN} --env-kwargs force:5 autoreset_mode:x": "env_kwargs cannot set autoreset_mode",
-    f"train --algo sac --env {ENV_ID}": "'reinforce', 'dqn', 'sb3-ppo'",
-    f"train --algo lqr --env {ENV_ID}": "'reinforce', 'dqn', 'sb3-ppo'",
+    f"train --algo sac --env {ENV_ID}": CHOICES,
+    f"train --algo lqr --env {ENV_ID}": CHOICES,
     f"{TRAIN} --nonsense": "--nonsense",
     f"{TRAIN} -n 0": "n_timesteps=0 must lie from 1 to",
     f"{TRAIN} -n -5": "n_timesteps=-5 must lie from 1 to",
@@ -125,11 +126,14 @@ WRONG = {
     f"{TRAIN} --env-kwargs max_episode_steps:-1": "max_episode_steps",
     f"{TRAIN} --env-kwargs render_mode:human": "render_mode",
     f"train --algo dqn --env {ENV_ID} --env-kwargs continuous:True": "dqn needs Discrete actions",
+    f"train --algo sb3-dqn --env {ENV_ID} --env-kwargs continuous:True": "needs Discrete actions",
+    f"train --algo sb3-sac --env {ENV_ID} --env-kwargs continuous:False": "needs Box actions",
+    "train --algo sb3-sac --env CartPole-v1": "sb3-sac needs Box actions (Discrete ones",
     f"train --algo dqn --env {ENV_ID} -params learning_starts:1": "learning_starts=1",
     f"train --algo sb3-ppo --env {ENV_ID} -params batch_size:100": "batch_size=100",
     "evaluate --algo lqr": "--env",
     f"evaluate --env {ENV_ID}": "--algo -i/--trained-agent",
-    f"evaluate --env {ENV_ID} --algo sac": "'reinforce', 'dqn', 'sb3-ppo', 'lqr', 'random'",
+    f"evaluate --env {ENV_ID} --algo sac": f"{CHOICES}, 'lqr', 'random'",
     f"evaluate --env {ENV_ID} --algo lqr -i x.json": "-i/--trained-agent",
     f"evaluate --env {ENV_ID} -i nowhere": f"'nowhere' must be one of {AGENTS}",
     f"evaluate --env {ENV_ID} -i nowhere.json": "nowhere.json",
@@ -154,7 +158,7 @@ WRONG = {
     f"{TRAIN_ON_PIXELS} --env-kwargs renderer:x": "renderer='x' must be one of tiny, egl",
     f"{TRAIN_ON_PIXELS} --env-kwargs observer:x": "observer='x' must be one of state, pixels",
     f"evaluate --env {PIXEL_ID} --algo lqr": f"{PIXEL_ID} does not show: use it on"
-    f" {ENV_ID}, or one of reinforce, dqn, sb3-ppo, random here",
+    f" {ENV_ID}, or one of {', '.join(ALGOS)}, random here",
     f"record --env {PIXEL_ID} --algo lqr -o videos": f"use it on {ENV_ID}",
     f"evaluate --env {PIXEL_ID} -i good": f"{ENV_ID}, not for {PIXEL_ID}",
     f"{RECORD} --seed -1": "--seed -1",
@@ -323,11 +327,17 @@ SCALARS_OF = {
     "reinforce": SCALARS | {"train/policy_gradient_loss", "train/value_loss"},
     "dqn": SCALARS | {"train/loss", "train/n_updates", "rollout/exploration_rate"},
     "sb3-ppo": SCALARS | {"train/policy_gradient_loss", "train/value_loss", "train/approx_kl"},
+    "sb3-a2c": SCALARS | {"train/policy_loss", "train/value_loss", "train/explained_variance"},
+    "sb3-dqn": SCALARS | {"train/loss", "train/n_updates", "rollout/exploration_rate"},
+    "sb3-sac": SCALARS | {"train/actor_loss", "train/critic_loss", "train/ent_coef"},
 }
 TINY = {
     "reinforce": "episodes:2",
     "dqn": "learning_starts:100",
     "sb3-ppo": "n_steps:32",
+    "sb3-a2c": "n_steps:5",
+    "sb3-dqn": "learning_starts:100",
+    "sb3-sac": "learning_starts:100",
 }
 
 
@@ -487,6 +497,15 @@ def test_environment_keywords_stay_with_the_agent(tmp_path, monkeypatch, capsys)
     assert agent.env.env_kwargs == {"force": 5, "control_hz": 25}
     with agent.make_env() as env:
         assert (env.unwrapped.task.force, env.unwrapped.task.control_hz) == (5, 25)
+
+
+def test_keywords_of_a_preset_are_kept(tmp_path, monkeypatch):
+    """SAC's preset asks for continuous actions; the command's own keywords come on top."""
+    monkeypatch.chdir(tmp_path)
+    command = f"train --algo sb3-sac --env {ENV_ID} -n 50 --no-progress --env-kwargs force:5"
+    assert cli.main(command.split()) == 0
+    agent = load_agent(ENV_ID, next(Path("runs/sb3-sac").iterdir()))
+    assert agent.env.env_kwargs == {"continuous": True, "force": 5}
 
 
 @pytest.mark.parametrize("algo", ["reinforce", "sb3-ppo"])
@@ -758,12 +777,16 @@ SIZES = {
     "reinforce": "-n 6000 -params hidden:(8,) episodes:4 solved_evaluations:0",
     "dqn": "-n 3000 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
     "sb3-ppo": "-n 8000 -params hidden:(8,) n_steps:32 solved_evaluations:0",
+    "sb3-a2c": "-n 4000 -params hidden:(8,) solved_evaluations:0",
+    "sb3-dqn": "-n 4000 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
+    "sb3-sac": "-n 4000 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "algo", ["sb3-ppo", *(pytest.param(a, marks=pytest.mark.sweep) for a in ("reinforce", "dqn"))]
+    "algo",
+    [pytest.param(a, marks=[pytest.mark.sweep] if a != "sb3-ppo" else []) for a in SIZES],
 )
 def test_ctrl_c_right_after_the_start(tmp_path, monkeypatch, capsys, algo):
     """Exit code 130; the message is true; --resume ends with the weights of an unbroken run."""

@@ -9,7 +9,7 @@ from analytic_lqr import cart_pole_model, links, lqr_gain, plate_model
 from conftest import STATE_IDS
 
 from bullet_envs import assets
-from bullet_envs.agents import ALGOS, EnvConfig, load_agent
+from bullet_envs.agents import BUNDLED_ALGOS, EnvConfig, load_agent
 from bullet_envs.agents.evaluation import evaluate
 
 # The hand-made original, with a start from which its feeble torque can right the plate.
@@ -262,7 +262,7 @@ def test_a_policy_moves_to_the_twin(home, abroad):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", BUNDLED_ALGOS)
 def test_bundled_agent_moves_to_the_twin(algo):
     """The bundled networks solve Gymnasium's CartPole-v1, which they never saw: >= 475 over 100."""
     agent = load_agent("BulletCartPole-v0", algo)

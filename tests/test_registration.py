@@ -143,7 +143,7 @@ class NoHandleOfTheProcess(original):
 ctypes.CDLL = NoHandleOfTheProcess
 import bullet_envs, bullet_envs.engine.egl, bullet_envs.engine.world
 import bullet_envs.recorder, bullet_envs.cli, bullet_envs.agents, bullet_envs.agents.run
-import bullet_envs.agents.dqn, bullet_envs.agents.sb3_ppo, bullet_envs.agents.reinforce
+import bullet_envs.agents.dqn, bullet_envs.agents.sb3, bullet_envs.agents.reinforce
 for env_id in bullet_envs.ENV_IDS:
     env = gymnasium.make(env_id, render_mode="rgb_array")
     env.reset(seed=0)

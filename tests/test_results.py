@@ -12,7 +12,7 @@ from test_agents import tiny
 from benchmarks import results
 from benchmarks.tables import read_rows, with_section
 from bullet_envs.agents import (
-    ALGOS,
+    BUNDLED_ALGOS,
     algorithm,
     controllers_of,
     load_agent,
@@ -104,7 +104,7 @@ def test_learning_curves_are_drawn(tmp_path):
         {"env_id": env_id, "algo": algo, "seed": str(seed), "steps": str(steps), "return": "9.5"}
         for env_id, algo, seed in results.cells()
         for steps in (1000, 2000)
-        if algo in ALGOS and "CartPole" in env_id
+        if algo in BUNDLED_ALGOS and "CartPole" in env_id
     ]
     drawn = []
     draw = Axes.plot
