@@ -98,7 +98,7 @@ EVALUATION_EPSILON = 0.05
 # Hundreds of keypoints overfit where four numbers do not: used 64 times, as the transitions of
 # states are, each transition of images teaches less than used 8 times.
 _IMAGES = {
-    "frame_stack": 3,
+    "frame_stack": 2,
     "action_repeat": 2,
     "gradient_steps": 1,
     "batch_size": 64,
@@ -107,13 +107,9 @@ _IMAGES = {
     "reward_scale": 0.01,
     "exploration_fraction": 0.1,
 }
+_CART_POLE = {"eval_freq": 5_000, "save_freq": 5_000, "gamma": 0.99}
 PRESETS: dict[str, dict[str, Any]] = {
-    "BulletCartPole-v0": {
-        "n_timesteps": 100_000,
-        "eval_freq": 5_000,
-        "save_freq": 5_000,
-        "gamma": 0.99,
-    },
+    "BulletCartPole-v0": {**_CART_POLE, "n_timesteps": 100_000},
     "BalancingPlate-v0": {"n_timesteps": 200_000, "eval_freq": 10_000},
     "BulletCartPolePixels-v0": {
         **_IMAGES,
@@ -123,6 +119,31 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoder_learning_rate": 1e-3,
     },
     "BalancingPlatePixels-v0": {**_IMAGES, "n_timesteps": 300_000},
+    "CartPole-v1": {**_CART_POLE, "n_timesteps": 50_000},
+    "LunarLander-v3": {
+        "n_timesteps": 100_000,
+        "gamma": 0.99,
+        "exploration_fraction": 0.2,
+        "exploration_final": 0.05,
+        "hidden": (256, 256),
+    },
+    "ALE/": {
+        "n_timesteps": 10_000_000,
+        "eval_freq": 250_000,
+        "save_freq": 50_000,
+        "deterministic_eval": False,
+        "frame_stack": 4,
+        "gradient_steps": 2,
+        "batch_size": 32,
+        "learning_starts": 20_000,
+        "n_steps": 3,
+        "gamma": 0.99,
+        "learning_rate": 1e-4,
+        "encoder_learning_rate": 1e-4,
+        "target_update": 2_000,
+        "exploration_fraction": 0.1,
+        "hidden": (512,),
+    },
 }
 
 

@@ -72,6 +72,7 @@ def training_of(cell: Cell) -> tuple[Config, Callable[[Any, Run], Agent]]:
         **{
             **learner.preset(comparison.env_id),
             "n_timesteps": comparison.n_timesteps,
+            "solved_evaluations": 0,  # all steps: what others have published has them too
             **({} if is_sb3 else comparison.settings),
         },
     )
