@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test test-all lint check results benchmark-agents observability custom-environment bench \
+.PHONY: help venv demo test test-all lint check results benchmark-agents ablations observability custom-environment bench \
 	videos format clean
 
 help: ## list these targets
@@ -43,6 +43,9 @@ benchmark-agents: venv ## train the agents by hand beside published figures, whe
 	@$(BIN)/python -m pip install -qq -c constraints.txt box2d
 	$(BIN)/python -m benchmarks.agents
 	$(BIN)/python -m benchmarks.agents --wall-clock
+
+ablations: venv ## train the agents by hand without one of their parts, where the CSV has no row
+	$(BIN)/python -m benchmarks.ablations
 
 observability: venv ## measure again what the images tell, where its CSV has no row
 	$(BIN)/python -m benchmarks.observability

@@ -135,7 +135,9 @@ def pretrained_card(env_id: str, algo: str) -> Path:
     return Path(__file__).parent / "pretrained" / f"{bare_id(env_id)}-{algo}.json"
 
 
-def load_agent(env_id: str, agent: str | os.PathLike[str], **env_kwargs: Any) -> Agent:
+def load_agent(
+    env_id: str, agent: str | os.PathLike[str], *, policy_class: Any = None, **env_kwargs: Any
+) -> Agent:
     """Return an agent with SB3's ``predict`` and with ``make_env``. No code in a file is run.
 
     Args:
@@ -143,6 +145,8 @@ def load_agent(env_id: str, agent: str | os.PathLike[str], **env_kwargs: Any) ->
         agent: a bundled agent (``"reinforce"``, ``"dqn"``, ``"sb3-ppo"``), a controller
             (``"lqr"`` or ``"random"``), or the path of a card (``best.json``) or of the folder of
             a run.
+        policy_class: the class that the agent's policy was trained with, if it has a network of
+            its own; None for the algorithm's.
         **env_kwargs: keywords of the environment that ``make_env`` makes, beside those that the
             agent was trained with. The LQR is computed for them.
 
@@ -176,7 +180,7 @@ def load_agent(env_id: str, agent: str | os.PathLike[str], **env_kwargs: Any) ->
     env = EnvConfig(
         env_id, {**card["env_kwargs"], **env_kwargs}, card["frame_stack"], card["action_repeat"]
     )
-    loaded = new_agent(algorithm(card["algo"]).policy, env, tuple(card["hidden"]))
+    loaded = new_agent(policy_class or algorithm(card["algo"]).policy, env, tuple(card["hidden"]))
     policy: Any = loaded.policy
     load_module(policy.network, weights)
     loaded.facts = {name: fact for name, fact in card.items() if name not in IDENTITY}

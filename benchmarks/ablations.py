@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import functools
 import shutil
+import string
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -238,9 +239,10 @@ def plot(curves: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw a panel per ablation: thin lines are seeds, thick ones their mean."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    panels = figure.subplots(2, 3).flat
-    for panel, letter, of in zip(panels, "abcdef", ABLATIONS, strict=True):
+    height = -(-len(ABLATIONS) // 3)
+    figure = Figure(figsize=(10, 2.8 * height), layout="constrained")
+    panels = figure.subplots(height, 3).flat
+    for panel, letter, of in zip(panels, string.ascii_lowercase, ABLATIONS, strict=False):
         for removed, colour in ((NOTHING, "C0"), (of.part, "C3")):
             mine = of.rows(curves, removed)
             seeds = sorted({row["seed"] for row in mine})
@@ -271,8 +273,16 @@ def plot(curves: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def document(text: str, rows: Sequence[dict[str, Any]]) -> str:
-    """Return a document with the tables of the ablations written anew."""
+def document(text: str, rows: Sequence[dict[str, Any]], curves: Path | None) -> str:
+    """Return a document with the tables of the ablations written anew.
+
+    Args:
+        text: the document.
+        rows: of the CSV.
+        curves: picture of the learning curves, beside the document; None if there is none.
+    """
+    picture = "" if curves is None else f"![Curves with each part and without it]({curves.name})"
+    text = with_section(text, "ablation curves", picture)
     for of in ABLATIONS:
         text = with_section(text, f"ablation {of.name}", table(rows, of))
     return text
@@ -291,7 +301,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[of.name for of in ABLATIONS])
     parser.add_argument("--documents", action="store_true", help="train nothing")
     options = parser.parse_args()
-    document(options.document.read_text(), [])  # refuses before the time is spent
+    document(options.document.read_text(), [], None)  # refuses before the time is spent
     chosen = cells([of for of in ABLATIONS if not options.only or of.name in options.only])
     done = {cell_of(row) for row in read_rows(options.csv)}
     missing = [] if options.documents else [cell for key, cell in chosen.items() if key not in done]
@@ -300,8 +310,10 @@ def main() -> None:
             train_cell(cell, options)
     except KeyboardInterrupt:
         sys.exit("stopped: the same command goes on")
-    plot(read_rows(options.curves), options.plot)
-    text = document(options.document.read_text(), read_rows(options.csv))
+    if curves := read_rows(options.curves):
+        plot(curves, options.plot)
+    picture = options.plot if curves else None
+    text = document(options.document.read_text(), read_rows(options.csv), picture)
     write_atomically(options.document, text.encode())
 
 
