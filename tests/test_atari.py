@@ -1,0 +1,105 @@
+"""Atari games: preprocessed as is usual, and trained, resumed, evaluated and recorded as others."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from test_agents import outcome, resume, stop_at, train
+
+from bullet_envs.agents import EnvConfig, algorithm, load_agent
+from bullet_envs.cli import main
+
+pytest.importorskip("ale_py")
+pytest.importorskip("cv2")
+
+# Games that are cut short, after 20 to 50 actions.
+SHORT_GAMES = {"max_num_frames_per_episode": 200}
+TINY = {
+    **{"env_kwargs": SHORT_GAMES, "n_timesteps": 96, "eval_freq": 48, "save_freq": 48},
+    **{"n_envs": 2, "hidden": (8,)},
+}
+SETTINGS = {
+    "ppo": {"n_steps": 12, "batch_size": 12, "n_epochs": 1},
+    "a2c": {"n_steps": 6},
+    "dqn": {"learning_starts": 24, "buffer_size": 1000, "batch_size": 8},
+}
+
+
+def tiny(algo, env_id):
+    """Return the settings of a training of a few seconds, the preset of Atari games otherwise."""
+    return {**algorithm(algo).preset(env_id), **TINY, **SETTINGS[algo]}
+
+
+def test_games_are_preprocessed():
+    """Four grey frames of 84 x 84; four frames an action, and no action is repeated at random."""
+    env_config = EnvConfig("ALE/Breakout-v5", frame_stack=4)
+    with env_config.make() as env:
+        assert env.observation_space == gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+        first, _ = env.reset(seed=3)
+        frames = env.unwrapped.ale.getEpisodeFrameNumber()
+        observation, _, _, _, _ = env.step(1)
+        assert env.unwrapped.ale.getEpisodeFrameNumber() == frames + 4
+        np.testing.assert_array_equal(observation[:3], first[1:])
+        assert env.unwrapped.ale.getFloat("repeat_action_probability") == 0
+    with env_config.make_vec(2) as envs:
+        np.testing.assert_array_equal(envs.reset(seed=[3, 4])[0][0], first)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_lost_life_ends_only_episodes_of_a_training(training):
+    """Breakout has five lives: a training sees one of them, an evaluation the whole game."""
+    with EnvConfig("ALE/Breakout-v5").make_vec(1, training=training) as envs:
+        envs.reset(seed=0)
+        lives = []
+        while True:
+            _, _, terminated, truncated, info = envs.step(np.array([1]))  # always fire
+            lives.append(int(info["lives"][0]))
+            if (terminated | truncated).any():
+                break
+    assert lives[0] == 5
+    assert lives[-1] == (4 if training else 0)
+
+
+def test_rewards_of_a_training_are_cut():
+    """A brick of the upper rows pays 4 or 7 in a game, 1 in a training."""
+    seen = {}
+    for training in (True, False):
+        with EnvConfig("ALE/Phoenix-v5").make_vec(1, training=training) as envs:
+            envs.reset(seed=0)
+            envs.action_space.seed(0)
+            rewards = [float(envs.step(envs.action_space.sample())[1][0]) for _ in range(60)]
+        seen[training] = set(rewards)
+    assert seen[True] == {0.0, 1.0}
+    assert max(seen[False]) >= 20
+
+
+@pytest.mark.parametrize("algo", SETTINGS)
+def test_trainings_on_a_game_resume_exactly(algo, tmp_path, monkeypatch):
+    """Stopped and resumed, a training ends as an unbroken one does."""
+    env_id = "ALE/Pong-v5"
+    settings = tiny(algo, env_id)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 60)
+        run, _ = train(algo, tmp_path / "broken", env_id, **settings)
+    assert not run.complete
+    resume(algo, tmp_path / "broken", run.config)
+    train(algo, tmp_path / "unbroken", env_id, **settings)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
+
+
+def test_the_same_commands_play_games(tmp_path, capsys):
+    """train, evaluate and record, by the id alone; a game's name is not a folder of files."""
+    game = ["--env", "ALE/Breakout-v5", "--env-kwargs", "max_num_frames_per_episode:200"]
+    settings = [f"{name}:{value}" for name, value in {**SETTINGS["ppo"], "n_envs": 2}.items()]
+    runs, videos = tmp_path / "runs", tmp_path / "videos"
+    training = ["train", *game, "--algo", "ppo", "-n", "24", "-f", str(runs), "--no-progress"]
+    assert main([*training, "-params", *settings]) == 0
+    folder = next((runs / "ppo").iterdir())
+    assert json.loads((folder / "best.json").read_text())["env_id"] == "ALE/Breakout-v5"
+    assert load_agent("ALE/Breakout-v5", folder).env.frame_stack == 4
+    agent = ["-i", str(folder), "--stochastic"]
+    assert main(["evaluate", *game, *agent, "--eval-episodes", "2"]) == 0
+    assert main(["record", *game, *agent, "-o", str(videos)]) == 0
+    assert [path.suffix for path in sorted(videos.rglob("*.*"))] == [".json", ".mp4"]
+    assert "Arcade Learning Environment" not in capsys.readouterr().err
