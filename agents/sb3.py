@@ -394,10 +394,16 @@ DQN_PRESETS: dict[str, dict[str, Any]] = {
     },
     "BalancingPlate-v0": {"n_timesteps": 200_000, "eval_freq": 10_000},
 }
-_CONTINUOUS = {"env_kwargs": {"continuous": True}, "eval_freq": 5_000, "save_freq": 5_000}
+_CONTINUOUS = {"env_kwargs": {"continuous": True}}
 SAC_PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {**_CONTINUOUS, "n_timesteps": 100_000},
-    "BalancingPlate-v0": {**_CONTINUOUS, "n_timesteps": 100_000},
+    "BalancingPlate-v0": {
+        **_CONTINUOUS,
+        "n_timesteps": 60_000,
+        "eval_freq": 5_000,
+        "save_freq": 5_000,
+        "tau": 0.02,
+    },
 }
 
 
