@@ -12,7 +12,7 @@ venv: $(VENV)/.installed ## install everything into .venv
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@.ci/venv $(VENV)
 	@echo "Installing into $(VENV) (the first time takes minutes, most of them for torch)"
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[agents,dev]"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[agents,atari,dev]"
 	@touch $@
 
 demo: venv ## train, evaluate and record an agent

@@ -85,7 +85,7 @@ class A2CConfig(Config):
         self.require_widths("hidden")
 
 
-LOG_FREQ = 1000  # environment steps between lines of the log
+LOG_FREQ = 1000  # environment steps between lines of the log, or less between evaluations
 
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 500_000},
@@ -231,7 +231,7 @@ def train(
             batch = transitions(rollout, policy, config.gamma, config.gae_lambda)
             terms = update(network, optimiser, batch, config, left)
             updates += 1
-            if run.steps // LOG_FREQ > before // LOG_FREQ:
+            if run.steps // LOG_FREQ > before // LOG_FREQ or run.evaluation_due:
                 run.log(
                     {
                         **collector.episodes.means(),

@@ -104,13 +104,13 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.encoder, features = build_features(observation_space)
         self.sizes: list[int] | None = None
-        if isinstance(action_space, gym.spaces.Box):
-            outputs = math.prod(action_space.shape)
+        if isinstance(action_space, gym.spaces.Discrete):
+            self.sizes = [int(action_space.n)]
+        elif isinstance(action_space, gym.spaces.MultiDiscrete):
+            self.sizes = action_space.nvec.tolist()
+        outputs = math.prod(action_space.shape or ()) if self.sizes is None else sum(self.sizes)
+        if self.sizes is None:
             self.log_std = nn.Parameter(torch.zeros(outputs))
-        else:
-            is_single = isinstance(action_space, gym.spaces.Discrete)
-            self.sizes = [int(action_space.n)] if is_single else action_space.nvec.tolist()
-            outputs = sum(self.sizes)
         self.policy = mlp(features, hidden, outputs, nn.Tanh)
         self.value = mlp(features, hidden, 1, nn.Tanh)
         for network, last_gain in (

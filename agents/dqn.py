@@ -157,7 +157,8 @@ class DQNPolicy(GreedyPolicy):
         actions = super().act(observations, deterministic)
         if not deterministic:
             exploring = torch.rand(len(actions)).numpy() < EVALUATION_EPSILON
-            others = torch.randint(int(self.action_space.n), (len(actions),)).numpy()
+            space: Any = self.action_space
+            others = torch.randint(int(space.n), (len(actions),)).numpy()
             actions = np.where(exploring, others, actions)
         return actions
 

@@ -97,6 +97,8 @@ class EnvConfig:
             return gym.spec(name)
         except (gym.error.Error, ModuleNotFoundError) as error:
             reason = " ".join(str(error).split())
+            if self.is_atari and isinstance(error, ModuleNotFoundError):
+                reason += ": pip install 'bullet-envs[atari]'"
             raise ValueError(f"env_id={self.env_id!r} is not an environment: {reason}") from None
 
     @property
@@ -168,7 +170,7 @@ class EnvConfig:
                     self.name,
                     num_envs=num_envs,
                     vectorization_mode="sync" if vec_env == "batch" else vec_env,
-                    wrappers=[functools.partial(self.wrap, training=training)],
+                    wrappers=[functools.partial(self.wrap, training=training)],  # type: ignore[list-item]
                     vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
                     **kwargs,
                 )

@@ -81,8 +81,13 @@ _IMAGES = {
     "learning_rate": 1e-3,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "BulletCartPole-v0": {"n_timesteps": 300_000, "learning_rate": 1e-2, "entropy": 0.0},
-    "BalancingPlate-v0": {"n_timesteps": 600_000},
+    "BulletCartPole-v0": {
+        "n_timesteps": 300_000,
+        "solved_evaluations": 4,
+        "learning_rate": 1e-2,
+        "entropy": 0.0,
+    },
+    "BalancingPlate-v0": {"n_timesteps": 600_000, "solved_evaluations": 4},
     "BulletCartPolePixels-v0": {**_IMAGES, "n_timesteps": 600_000, "entropy": 0.0},
     "BalancingPlatePixels-v0": {**_IMAGES, "n_timesteps": 600_000, "gamma": 0.98},
     "CartPole-v1": {"n_timesteps": 167_000, "learning_rate": 1e-2, "entropy": 0.0},

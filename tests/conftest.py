@@ -42,17 +42,12 @@ KINDS = [
 
 
 def __getattr__(name):
-    """Where one of these algorithms has a preset, an agent is bundled."""
+    """Where an algorithm has results, an agent is bundled."""
     if name != "BUNDLED":
         raise AttributeError(name)
-    from bullet_envs.agents import BUNDLED_ALGOS, algorithm
+    from benchmarks.results import algos_of
 
-    return tuple(
-        (env_id, algo)
-        for env_id in STATE_IDS + PIXEL_IDS
-        for algo in BUNDLED_ALGOS
-        if env_id in algorithm(algo).presets
-    )
+    return tuple((env_id, algo) for env_id in STATE_IDS + PIXEL_IDS for algo in algos_of(env_id))
 
 
 def prefixed(env_id):

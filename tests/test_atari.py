@@ -1,6 +1,7 @@
 """Atari games: preprocessed as is usual, and trained, resumed, evaluated and recorded as others."""
 
 import json
+from contextlib import closing
 
 import gymnasium as gym
 import numpy as np
@@ -42,14 +43,14 @@ def test_games_are_preprocessed():
         assert env.unwrapped.ale.getEpisodeFrameNumber() == frames + 4
         np.testing.assert_array_equal(observation[:3], first[1:])
         assert env.unwrapped.ale.getFloat("repeat_action_probability") == 0
-    with env_config.make_vec(2) as envs:
+    with closing(env_config.make_vec(2)) as envs:
         np.testing.assert_array_equal(envs.reset(seed=[3, 4])[0][0], first)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_lost_life_ends_only_episodes_of_a_training(training):
     """Breakout has five lives: a training sees one of them, an evaluation the whole game."""
-    with EnvConfig("ALE/Breakout-v5").make_vec(1, training=training) as envs:
+    with closing(EnvConfig("ALE/Breakout-v5").make_vec(1, training=training)) as envs:
         envs.reset(seed=0)
         lives = []
         while True:
@@ -62,10 +63,10 @@ def test_a_lost_life_ends_only_episodes_of_a_training(training):
 
 
 def test_rewards_of_a_training_are_cut():
-    """A brick of the upper rows pays 4 or 7 in a game, 1 in a training."""
+    """A bird of Phoenix pays 20 points or more in a game, 1 in a training."""
     seen = {}
     for training in (True, False):
-        with EnvConfig("ALE/Phoenix-v5").make_vec(1, training=training) as envs:
+        with closing(EnvConfig("ALE/Phoenix-v5").make_vec(1, training=training)) as envs:
             envs.reset(seed=0)
             envs.action_space.seed(0)
             rewards = [float(envs.step(envs.action_space.sample())[1][0]) for _ in range(60)]
@@ -74,6 +75,7 @@ def test_rewards_of_a_training_are_cut():
     assert max(seen[False]) >= 20
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("algo", SETTINGS)
 def test_trainings_on_a_game_resume_exactly(algo, tmp_path, monkeypatch):
     """Stopped and resumed, a training ends as an unbroken one does."""

@@ -39,8 +39,8 @@ TRAIN = f"train --algo reinforce --env {ENV_ID} --no-progress -n 400"
 EVALUATE = f"evaluate --env {ENV_ID} --algo lqr --eval-episodes 1"
 RECORD = f"record --env {ENV_ID} --algo lqr -o videos"
 SETTINGS = (
-    "n_timesteps, eval_freq, save_freq, solved_evaluations, frame_stack, action_repeat, episodes,"
-    " gamma, learning_rate"
+    "n_timesteps, eval_freq, save_freq, solved_evaluations, frame_stack, action_repeat,"
+    " deterministic_eval, vec_env, device, episodes, gamma, learning_rate"
 )
 KEYWORDS = "continuous, force, x_limit, angle_limit, start_range"
 AGENTS = ", ".join((*ALGOS, *CONTROLLERS))
@@ -255,7 +255,8 @@ def test_list_says_what_there_is(capsys):
     assert cli.main(["list"]) == 0
     printed = capsys.readouterr().out
     for env_id in STATE_IDS + PIXEL_IDS:
-        agents = ", ".join((*ALGOS, *controllers_of(env_id)))
+        bundled = [algo for name, algo in BUNDLED if name == env_id]
+        agents = ", ".join((*bundled, *controllers_of(env_id)))
         assert f"{env_id}: 500 actions, solved at 475\n    agents: {agents}\n" in printed
 
 
@@ -326,6 +327,8 @@ SCALARS = {
 SCALARS_OF = {
     "reinforce": SCALARS | {"train/policy_gradient_loss", "train/value_loss"},
     "dqn": SCALARS | {"train/loss", "train/n_updates", "rollout/exploration_rate"},
+    "a2c": SCALARS | {"train/policy_loss", "train/value_loss", "train/explained_variance"},
+    "ppo": SCALARS | {"train/policy_gradient_loss", "train/value_loss", "train/approx_kl"},
     "sb3-ppo": SCALARS | {"train/policy_gradient_loss", "train/value_loss", "train/approx_kl"},
     "sb3-a2c": SCALARS | {"train/policy_loss", "train/value_loss", "train/explained_variance"},
     "sb3-dqn": SCALARS | {"train/loss", "train/n_updates", "rollout/exploration_rate"},
@@ -334,6 +337,8 @@ SCALARS_OF = {
 TINY = {
     "reinforce": "episodes:2",
     "dqn": "learning_starts:100",
+    "a2c": "n_steps:8",
+    "ppo": "n_steps:32",
     "sb3-ppo": "n_steps:32",
     "sb3-a2c": "n_steps:5",
     "sb3-dqn": "learning_starts:100",
