@@ -179,7 +179,8 @@ class ActorCriticPolicy(NetworkPolicy):
         """Return the most likely actions, or some drawn from torch's global generator."""
         with torch.no_grad():
             policy = self.network.distribution(self.tensor(observations))
-        return self.env_actions(policy.mode() if deterministic else policy.sample())
+            actions = policy.mode() if deterministic else policy.sample()
+        return self.env_actions(actions)
 
     def env_actions(self, actions: Tensor) -> npt.NDArray[Any]:
         """Return actions of a distribution as environments take them: a Box clips its own."""
