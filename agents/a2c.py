@@ -225,8 +225,9 @@ def train(
             n_steps = min(config.n_steps, -(-run.actions_left // config.n_envs))
             before = run.steps
             rollout = collector.collect(n_steps, on_step)
-            if rollout is None:
-                break
+            if rollout is None:  # stopped: what has not been learned from is done again
+                envs.close()
+                return agent
             left = max(0.0, 1 - run.steps / config.n_timesteps)
             batch = transitions(rollout, policy, config.gamma, config.gae_lambda)
             terms = update(network, optimiser, batch, config, left)
@@ -243,7 +244,6 @@ def train(
                 )
             if run.evaluation_due:
                 run.evaluate(agent)
-        if run.checkpoint_due:
-            run.checkpoint(learner_state())
+        run.checkpoint(learner_state())
     envs.close()
     return agent
