@@ -29,7 +29,6 @@ from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import evaluate
 from bullet_envs.agents.run import Config, Run
 
-from .agents_page import middle_curve
 from .cells import curve_of, score, train_or_resume
 from .tables import add_rows, read_rows, with_section
 
@@ -96,7 +95,7 @@ ABLATIONS = (
     Ablation(
         "dqn-target-network",
         "the target network",
-        *("dqn", "BulletCartPole-v0", 20_000, 1_000),
+        *("dqn", "BalancingPlate-v0", 30_000, 1_500),
         settings={"target_update": 1},
     ),
     Ablation(
@@ -110,7 +109,7 @@ ABLATIONS = (
         "the truncation bootstrap",
         *("ppo", "BalancingPlate-v0", 60_000, 3_000),
         patch=without_bootstrap,
-        time_limit=25,
+        time_limit=50,
     ),
     Ablation(
         "ppo-truncation-bootstrap",
@@ -223,16 +222,18 @@ def table(rows: Sequence[dict[str, Any]], of: Ablation) -> str:
             for column in ("curve_mean", "mean")
         )
         lines.append(f"| {name} | {curve} | {end} |")
-    least = min(float(row["curve_mean"]) for row in complete)
-    greatest = max(float(row["curve_mean"]) for row in without)
-    lines += ["", VERDICTS[greatest < least]]
+    curves, ends = (
+        [np.array([float(row[column]) for row in mine]) for mine in (complete, without)]
+        for column in ("curve_mean", "mean")
+    )
+    below = [int((removed < kept.min()).sum()) for kept, removed in (curves, ends)]
+    lines += [
+        "",
+        f"Mean of all curves: {curves[0].mean():.0f} with it, {curves[1].mean():.0f} without it."
+        f" Below every seed with it: {below[0]} of {len(SEEDS)} curves, {below[1]} of {len(SEEDS)}"
+        f" returns at the end.{'' if any(below) else ' Removing it does no harm here.'}",
+    ]
     return "\n".join(lines)
-
-
-VERDICTS = {
-    True: "It does harm here: every seed without it has a lower curve than every seed with it.",
-    False: "No harm is shown here: the curves of the seeds with it and without it overlap.",
-}
 
 
 def plot(curves: Sequence[dict[str, Any]], path: Path) -> None:
@@ -240,34 +241,30 @@ def plot(curves: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     height = -(-len(ABLATIONS) // 3)
-    figure = Figure(figsize=(10, 2.8 * height), layout="constrained")
+    figure = Figure(figsize=(10, 2.8 * height + 0.3), layout="constrained")
     panels = figure.subplots(height, 3).flat
     for panel, letter, of in zip(panels, string.ascii_lowercase, ABLATIONS, strict=False):
-        for removed, colour in ((NOTHING, "C0"), (of.part, "C3")):
-            mine = of.rows(curves, removed)
-            seeds = sorted({row["seed"] for row in mine})
-            lines = [
-                np.array(
-                    [
-                        (int(row["steps"]) / 1000, float(row["return"]))
-                        for row in mine
-                        if row["seed"] == seed
-                    ]
-                )
-                for seed in seeds
-            ]
-            for line in lines:
-                panel.plot(*line.T, color=colour, linewidth=0.8, alpha=0.5)
+        grid = np.linspace(0, of.n_timesteps, 200)
+        for removed, colour, label in ((NOTHING, "C0", "complete"), (of.part, "C3", "without")):
+            seeds: dict[str, list[tuple[int, float]]] = {}
+            for row in of.rows(curves, removed):
+                point = (int(row["steps"]), float(row["return"]))
+                seeds.setdefault(row["seed"], []).append(point)
+            lines = [np.array(points).T for points in seeds.values()]
+            for steps, returns in lines:
+                panel.plot(steps / 1000, returns, color=colour, linewidth=0.8, alpha=0.5)
             if lines:
-                label = "complete" if removed == NOTHING else "without"
-                middle = middle_curve(lines, of.n_timesteps / 1000)
-                panel.plot(*middle, color=colour, linewidth=2.4, label=label)
+                begun = grid[grid >= max(steps[0] for steps, _ in lines)]
+                mean = np.mean([np.interp(begun, *line) for line in lines], axis=0)
+                panel.plot(begun / 1000, mean, color=colour, linewidth=2.4, label=label)
         limit = f", training episodes of {of.time_limit}" if of.time_limit else ""
-        panel.set_title(f"({letter}) {of.algo} without {of.part}\n{of.env_id}{limit}", fontsize=9)
+        title = f"({letter}) {of.algo.upper()} without {of.part}\n{of.env_id}{limit}"
+        panel.set_title(title, fontsize=9)
         panel.set_xlim(0, of.n_timesteps / 1000)
         panel.set_ylim(0, 515)
         panel.tick_params(labelsize=8)
-        panel.legend(fontsize=8, loc="lower right")
+    handles, labels = next(iter(figure.axes)).get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9)
     figure.supxlabel("environment steps (thousands)", fontsize=9)
     figure.supylabel("return of 20 episodes", fontsize=9)
     figure.savefig(path, dpi=110)
