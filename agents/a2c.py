@@ -52,7 +52,7 @@ class A2CConfig(Config):
         vf_coef: weight of the value loss, 0 to 10.
         max_grad_norm: greatest norm of a gradient, 1e-8 to 1e6.
         reward_scale: factor of the rewards that A2C learns from, 1e-6 to 1e6. Where both networks
-            share the encoder, values far above 1 would drown the policy's gradient.
+            share an encoder, larger ones let the values teach it more, and the policy less.
         hidden: widths of the hidden layers of policy and value network, 0 to 8 numbers from 1 to
             4096.
     """
@@ -87,9 +87,21 @@ class A2CConfig(Config):
 
 LOG_FREQ = 1000  # environment steps between lines of the log, or less between evaluations
 
+_IMAGES = {
+    "frame_stack": 2,
+    "action_repeat": 2,
+    "n_timesteps": 800_000,
+    "eval_freq": 40_000,
+    "save_freq": 40_000,
+    "n_steps": 8,
+    "gae_lambda": 0.95,
+    "reward_scale": 0.1,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 500_000},
     "BalancingPlate-v0": {"n_timesteps": 500_000},
+    "BulletCartPolePixels-v0": _IMAGES,
+    "BalancingPlatePixels-v0": {**_IMAGES, "gamma": 0.98, "training_episode_steps": 100},
     "CartPole-v1": {"n_timesteps": 500_000},
     "LunarLander-v3": {
         "n_timesteps": 200_000,
@@ -196,7 +208,7 @@ def train(
         network.parameters(), config.learning_rate, alpha=0.99, eps=1e-5
     )
     if envs is None:
-        envs = agent.make_vec(config.n_envs, training=True, vec_env=config.vec_env)
+        envs = config.make_vec(config.n_envs)
     collector = RolloutCollector(envs, policy, config.reward_scale)
     updates = 0
     with run.restoring() as restored:

@@ -7,8 +7,11 @@ Deviations:
    exploration inside the window). One-step targets leave the plate at a return of about 115.
 2. The double Q-learning target of van Hasselt et al., 2016.
 3. Several environments are stepped at once, then several gradient steps follow.
-4. Adam with a learning rate that falls linearly to zero; the encoder of images has its own.
-5. Every checkpoint truncates the episodes as a time limit would and reseeds all random generators,
+4. The target network is a moving average of the Q-network (Lillicrap et al., "Continuous control
+   with deep reinforcement learning", 2016) rather than a copy now and then, and evaluations and the
+   agent use it: of networks that differ from one step to the next it is the steadier one.
+5. Adam with a learning rate that falls linearly to zero; the encoder of images has its own.
+6. Every checkpoint truncates the episodes as a time limit would and reseeds all random generators,
    so that a resumed training equals an unbroken one.
 
 Run ``bullet-envs train --algo dqn --env BalancingPlate-v0``: about a minute on one core.
@@ -46,7 +49,8 @@ class DQNConfig(Config):
         gamma: discount, 0 to 1.
         learning_rate: of Adam at the start, 1e-8 to 1; falls linearly to zero.
         encoder_learning_rate: the same for the encoder of images, 1e-8 to 1.
-        target_update: gradient steps between copies into the target network, at least 1.
+        tau: how far the target network follows the Q-network at each gradient step, 1e-6 to 1; with
+            1 there is none.
         exploration_fraction: part of the training in which epsilon falls from 1, 0 to 1.
         exploration_final: epsilon from then on, 0 to 1.
         reward_scale: factor of the rewards that the network learns from, 1e-6 to 1e6.
@@ -62,7 +66,7 @@ class DQNConfig(Config):
     gamma: float = 0.98
     learning_rate: float = 1e-3
     encoder_learning_rate: float = 1e-3
-    target_update: int = 200
+    tau: float = 0.005
     exploration_fraction: float = 0.15
     exploration_final: float = 0.01
     reward_scale: float = 1.0
@@ -80,7 +84,7 @@ class DQNConfig(Config):
         self.require("gamma", float, 0, 1)
         self.require("learning_rate", float, 1e-8, 1)
         self.require("encoder_learning_rate", float, 1e-8, 1)
-        self.require("target_update", int, 1, 10**9)
+        self.require("tau", float, 1e-6, 1)
         self.require("exploration_fraction", float, 0, 1)
         self.require("exploration_final", float, 0, 1)
         self.require("reward_scale", float, 1e-6, 1e6)
@@ -100,6 +104,7 @@ EVALUATION_EPSILON = 0.05
 _IMAGES = {
     "frame_stack": 2,
     "action_repeat": 2,
+    "solved_evaluations": 4,
     "gradient_steps": 1,
     "batch_size": 64,
     "learning_rate": 2.5e-4,
@@ -110,7 +115,7 @@ _IMAGES = {
 _CART_POLE = {"eval_freq": 5_000, "save_freq": 5_000, "gamma": 0.99}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {**_CART_POLE, "n_timesteps": 100_000},
-    "BalancingPlate-v0": {"n_timesteps": 200_000, "eval_freq": 10_000},
+    "BalancingPlate-v0": {"n_timesteps": 200_000, "solved_evaluations": 4},
     "BulletCartPolePixels-v0": {
         **_IMAGES,
         "n_timesteps": 200_000,
@@ -118,7 +123,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 5e-4,
         "encoder_learning_rate": 1e-3,
     },
-    "BalancingPlatePixels-v0": {**_IMAGES, "n_timesteps": 300_000},
+    "BalancingPlatePixels-v0": {**_IMAGES, "n_timesteps": 300_000, "reward_scale": 0.05},
     "CartPole-v1": {**_CART_POLE, "n_timesteps": 50_000},
     "LunarLander-v3": {
         "n_timesteps": 100_000,
@@ -140,7 +145,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gamma": 0.99,
         "learning_rate": 1e-4,
         "encoder_learning_rate": 1e-4,
-        "target_update": 2_000,
+        "tau": 0.0005,
         "exploration_fraction": 0.1,
         "hidden": (512,),
     },
@@ -191,9 +196,10 @@ def train(config: DQNConfig, run: Run) -> Agent:
     torch.manual_seed(derived_seed(config.seed))
     agent = new_agent(DQNPolicy, config.env, config.hidden, config.device)
     policy: Any = agent.policy
-    q_network, target_network = policy.network, policy.build().to(config.device)
-    target_network.load_state_dict(q_network.state_dict())
+    target_network, q_network = policy.network, policy.build().to(config.device)
+    q_network.load_state_dict(target_network.state_dict())
     modules = {"q": q_network, "target": target_network}
+    weights, averages = list(q_network.parameters()), list(target_network.parameters())
     optimiser = torch.optim.Adam(
         parameter_groups(q_network, config.learning_rate, config.encoder_learning_rate), fused=True
     )
@@ -201,9 +207,7 @@ def train(config: DQNConfig, run: Run) -> Agent:
         config.buffer_size, config.n_envs, policy.observation_space, config.frame_stack
     )
     n_actions = int(policy.action_space.n)
-    envs = VectorEpisodeStatistics(
-        agent.make_vec(config.n_envs, training=True, vec_env=config.vec_env)
-    )
+    envs = VectorEpisodeStatistics(config.make_vec(config.n_envs))
     losses: deque[float] = deque(maxlen=100)
     updates = 0
     with run.restoring() as restored:
@@ -237,7 +241,9 @@ def train(config: DQNConfig, run: Run) -> Agent:
         while not (run.checkpoint_due or run.stopped):
             progress = run.steps / config.n_timesteps
             epsilon = epsilon_at(progress, config.exploration_fraction, config.exploration_final)
-            actions = agent.act(observations, deterministic=True)
+            with torch.no_grad():
+                values = q_network(policy.tensor(observations))
+            actions = values.argmax(dim=1).cpu().numpy()
             exploring = rng.random(config.n_envs) < epsilon
             actions = np.where(exploring, rng.integers(0, n_actions, config.n_envs), actions)
             final_obs, rewards, terminated, truncated, _ = envs.step(actions)
@@ -265,8 +271,9 @@ def train(config: DQNConfig, run: Run) -> Agent:
                     loss.backward()
                     optimiser.step()
                     updates += 1
-                    if updates % config.target_update == 0:
-                        target_network.load_state_dict(q_network.state_dict())
+                    with torch.no_grad():
+                        for average, weight in zip(averages, weights, strict=True):
+                            average.lerp_(weight, config.tau)
                 losses.append(loss.item())
 
             if run.evaluation_due:

@@ -69,7 +69,7 @@ class Keypoints(nn.Module):
         batch, frames = stacks.shape[:2]
         # Copied as bytes, since the norm would copy its many maps into this layout.
         pixels = stacks.flatten(0, 1).permute(0, 3, 1, 2).contiguous().float()
-        maps = self.norm(self.convolutions(pixels / 255 - 0.5))
+        maps = self.norm(self.convolutions(pixels.div_(255).sub_(0.5)))
         points = (maps.flatten(2).softmax(2) @ self.grid).view(batch, frames, -1)
         changes = SPEED_GAIN * (points[:, 1:] - points[:, :-1])
         return torch.cat([points[:, -1], changes.flatten(1)], dim=1)

@@ -63,7 +63,7 @@ class PPOConfig(Config):
         target_kl: end an update early where the policy has moved 1.5 times so far, 0 to 10; 0
             never does.
         reward_scale: factor of the rewards that PPO learns from, 1e-6 to 1e6. Where both networks
-            share the encoder, values far above 1 would drown the policy's gradient.
+            share an encoder, larger ones let the values teach it more, and the policy less.
         hidden: widths of the hidden layers of policy and value network, 0 to 8 numbers from 1 to
             4096.
     """
@@ -107,12 +107,11 @@ class PPOConfig(Config):
 
 
 _IMAGES = {
-    "frame_stack": 3,
+    "frame_stack": 2,
     "action_repeat": 2,
     "eval_freq": 20_480,
     "save_freq": 20_480,
-    "n_epochs": 6,
-    "target_kl": 0.05,
+    "solved_evaluations": 4,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {"n_timesteps": 200_000},
@@ -120,11 +119,21 @@ PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPolePixels-v0": {
         **_IMAGES,
         "n_timesteps": 200_000,
+        "n_epochs": 4,
         "gamma": 0.99,
         "gae_lambda": 0.95,
-        "reward_scale": 0.01,
+        "reward_scale": 0.02,
     },
-    "BalancingPlatePixels-v0": {**_IMAGES, "n_timesteps": 300_000, "reward_scale": 0.02},
+    # Short episodes, since in long ones nearly all images show a ball at rest. With a reward_scale
+    # of 0.1 the values teach the encoder in half the steps that 0.02 takes.
+    "BalancingPlatePixels-v0": {
+        **_IMAGES,
+        "n_timesteps": 280_000,
+        "training_episode_steps": 100,
+        "batch_size": 128,
+        "n_epochs": 6,
+        "reward_scale": 0.1,
+    },
     "CartPole-v1": {
         "n_timesteps": 100_000,
         "n_steps": 32,
@@ -304,7 +313,7 @@ def train(
     network = policy.network
     optimiser = torch.optim.Adam(network.parameters(), config.learning_rate, eps=1e-5, fused=True)
     if envs is None:
-        envs = agent.make_vec(config.n_envs, training=True, vec_env=config.vec_env)
+        envs = config.make_vec(config.n_envs)
     collector = RolloutCollector(envs, policy, config.reward_scale)
     updates = 0
     with run.restoring() as restored:

@@ -42,20 +42,26 @@ class ReinforceConfig(Config):
     Args:
         episodes: whole episodes per update, 1 to 256.
         gamma: discount, 0 to 1.
+        policy_steps: gradient steps of the policy per update, each with another part of the
+            episodes, 1 to 256.
         learning_rate: of Adam at the start, 1e-8 to 1; falls linearly to zero.
         entropy: weight of the entropy bonus, 0 to 1.
         baseline_epochs: passes of the baseline over the episodes of an update, 0 to 100; 0 for no
             baseline at all.
         baseline_learning_rate: of the baseline and the encoder of images, 1e-8 to 1, as above.
+        reward_scale: factor of the rewards that the baseline learns from, 1e-6 to 1e6. Where it
+            shares the encoder of images, returns far above 1 would take long to learn.
         hidden: widths of the hidden layers of policy and baseline, 0 to 8 numbers from 1 to 4096.
     """
 
     episodes: int = 16
     gamma: float = 0.99
+    policy_steps: int = 1
     learning_rate: float = 3e-3
     entropy: float = 0.01
     baseline_epochs: int = 1
     baseline_learning_rate: float = 1e-3
+    reward_scale: float = 1.0
     hidden: tuple[int, ...] = (64, 64)
 
     def __post_init__(self) -> None:
@@ -63,15 +69,16 @@ class ReinforceConfig(Config):
         super().__post_init__()
         self.require("episodes", int, 1, 256)
         self.require("gamma", float, 0, 1)
+        self.require("policy_steps", int, 1, 256)
         self.require("learning_rate", float, 1e-8, 1)
         self.require("entropy", float, 0, 1)
         self.require("baseline_epochs", int, 0, 100)
         self.require("baseline_learning_rate", float, 1e-8, 1)
+        self.require("reward_scale", float, 1e-6, 1e6)
         self.require_widths("hidden")
 
 
-CHUNK_BYTES = 40_000_000  # observations whose activations, 20 times as large, are kept at once
-BASELINE_BATCH = 256  # steps of a gradient of the baseline
+MINIBATCH = 256  # steps that are propagated through a network at once
 
 _IMAGES = {
     "frame_stack": 2,
@@ -158,7 +165,7 @@ def train(config: ReinforceConfig, run: Run) -> Agent:
             learner.restore(restored.tensors)
     if restored is None:
         run.checkpoint(LearnerState(learner.tensors()))
-    envs = agent.make_vec(config.episodes, training=True, vec_env=config.vec_env)
+    envs = config.make_vec(config.episodes)
 
     while not run.finished:
         # Seeded by the steps so far, so that a resumed training draws the same numbers.
@@ -202,20 +209,14 @@ class _Learner:
         self._policy: ReinforcePolicy = policy
         network, space = policy.network, policy.observation_space
         self._baseline = build_network(space, config.hidden, 1).to(policy.device)
+        own: nn.Module = network
         if is_image(space):
-            self._baseline[0] = network[0]
+            self._baseline[0], own = network
             _make_uniform(network)
         self._modules = {"policy": network, "baseline": self._baseline}
-        shared = {id(one) for one in self._baseline.parameters()}
-        own = [one for one in network.parameters() if id(one) not in shared]
+        rates = (own, config.learning_rate), (self._baseline, config.baseline_learning_rate)
         self._optimiser = torch.optim.Adam(
-            [
-                {"params": own, "initial_lr": config.learning_rate},
-                {
-                    "params": list(self._baseline.parameters()),
-                    "initial_lr": config.baseline_learning_rate,
-                },
-            ]
+            [{"params": list(of.parameters()), "initial_lr": rate} for of, rate in rates]
         )
 
     def update(self, episodes: Sequence[Episode], progress: float) -> dict[str, float]:
@@ -229,32 +230,30 @@ class _Learner:
         device = self._policy.device
         observations = self._policy.tensor(np.concatenate([e.observations for e in episodes]))
         actions = torch.as_tensor(np.concatenate([e.actions for e in episodes]), device=device)
-        returns = torch.as_tensor(
+        returns = config.reward_scale * torch.as_tensor(
             np.concatenate([returns_to_go(e.rewards, config.gamma) for e in episodes]),
             device=device,
         )
         for group in optimiser.param_groups:
             group["lr"] = group["initial_lr"] * (1 - progress)
-        chunk = max(1, CHUNK_BYTES // observations[0].nbytes)
         advantages = returns
         if config.baseline_epochs:
             with torch.no_grad():
-                parts = [self._baseline(part) for part in observations.split(chunk)]
-            advantages = returns - torch.cat(parts).squeeze(1)
+                values = [self._baseline(part) for part in observations.split(MINIBATCH)]
+            advantages = returns - torch.cat(values).squeeze(1)
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         gradient_loss = 0.0
-        optimiser.zero_grad()
-        # The gradient of a sum is the sum of gradients.
-        for steps in torch.arange(len(actions)).split(chunk):
-            share = len(steps) / len(actions)
-            logits = network(observations[steps])
-            loss = share * policy_loss(logits, actions[steps], advantages[steps], config.entropy)
-            gradient_loss += loss.item()
-            loss.backward()
-        optimiser.step()
+        for part in torch.arange(len(actions)).chunk(config.policy_steps):
+            optimiser.zero_grad()
+            for steps in part.split(MINIBATCH):  # the gradient of a sum is the sum of gradients
+                logits = network(observations[steps])
+                loss = policy_loss(logits, actions[steps], advantages[steps], config.entropy)
+                (len(steps) / len(part) * loss).backward()
+                gradient_loss += len(steps) / len(actions) * loss.item()
+            optimiser.step()
         errors = [0.0]
         for _ in range(config.baseline_epochs):
-            for steps in torch.randperm(len(actions)).split(BASELINE_BATCH):
+            for steps in torch.randperm(len(actions)).split(MINIBATCH):
                 optimiser.zero_grad()
                 error = value_loss(self._baseline, observations[steps], returns[steps])
                 error.backward()

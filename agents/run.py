@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from typing_extensions import Self
@@ -60,6 +61,10 @@ class Config:
             early.
         frame_stack: observations that the agent sees at once, 1 to 64.
         action_repeat: steps of the environment that each action lasts, 1 to 64.
+        training_episode_steps: environment steps after which an episode of the training, but not
+            one of an evaluation, is truncated, 0 to 10**9; 0 for the environment's own limit. Short
+            episodes show more initial states. REINFORCE takes the returns of such episodes as
+            whole.
         deterministic_eval: whether evaluations take the most likely actions, not random ones.
         vec_env: how the sub-environments are stepped: "batch" (this package's own together, others
             one after the other), "sync" (one after the other) or "async" (a process each).
@@ -75,6 +80,7 @@ class Config:
     solved_evaluations: int = 2
     frame_stack: int = 1
     action_repeat: int = 1
+    training_episode_steps: int = 0
     deterministic_eval: bool = True
     vec_env: str = "batch"
     device: str = "cpu"
@@ -93,6 +99,7 @@ class Config:
         self.require("solved_evaluations", int, 0, 1000)
         self.require("frame_stack", int, 1, 64)
         self.require("action_repeat", int, 1, 64)
+        self.require("training_episode_steps", int, 0, 10**9)
         self.require_choice("deterministic_eval", (False, True))
         self.require_choice("vec_env", VEC_ENVS)
         _ = self.env
@@ -108,6 +115,12 @@ class Config:
     def env(self) -> EnvConfig:
         """The environment of the training."""
         return EnvConfig(self.env_id, self.env_kwargs, self.frame_stack, self.action_repeat)
+
+    def make_vec(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
+        """Make sub-environments to train in: see :meth:`EnvConfig.make_vec`."""
+        limit = self.training_episode_steps
+        kwargs = {"max_episode_steps": limit} if limit else {}
+        return self.env.make_vec(num_envs, training=True, vec_env=self.vec_env, **kwargs)
 
     def require(self, name: str, kind: type, low: float, high: float) -> None:
         """Refuse a setting that is not a number of a kind within ``low`` and ``high``."""

@@ -96,7 +96,7 @@ ABLATIONS = (
         "dqn-target-network",
         "the target network",
         *("dqn", "BalancingPlate-v0", 30_000, 1_500),
-        settings={"target_update": 1},
+        settings={"tau": 1.0},
     ),
     Ablation(
         "dqn-n-step-returns",

@@ -23,8 +23,8 @@ CLASSES: dict[str, Any] = {"sb3-ppo": PPO, "sb3-a2c": A2C, "sb3-dqn": DQN}
 def settings_like(algo: str, config: Any) -> dict[str, Any]:
     """Return the settings of :func:`new_model` that equal those of one of our algorithms.
 
-    What only one of the two has stays as it is: our DQN's double targets, the clipped gradients of
-    SB3's DQN.
+    What only one of the two has stays as it is: our DQN's double targets and its evaluation of the
+    moving average, the clipped gradients of SB3's DQN.
 
     Args:
         algo: one of :data:`CLASSES`.
@@ -43,15 +43,16 @@ def settings_like(algo: str, config: Any) -> dict[str, Any]:
         "policy_kwargs": {"net_arch": list(config.hidden)},
     }
     if algo == "sb3-dqn":
-        # SB3 counts environment steps between updates of the target network, we gradient steps.
-        steps_per_update = config.n_envs / config.gradient_steps
+        # SB3 moves the target network once per step of all sub-environments, we per gradient step.
+        tau = 1 - (1 - config.tau) ** config.gradient_steps
         return settings | {
             "batch_size": config.batch_size,
             "buffer_size": config.buffer_size,
             "learning_starts": config.learning_starts,
             "train_freq": 1,
             "gradient_steps": config.gradient_steps,
-            "target_update_interval": round(config.target_update * steps_per_update),
+            "tau": tau,
+            "target_update_interval": config.n_envs,
             "exploration_fraction": config.exploration_fraction,
             "exploration_final_eps": config.exploration_final,
         }

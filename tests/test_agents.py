@@ -31,10 +31,11 @@ from bullet_envs.agents import (
     load_agent,
     new_agent,
     pretrained_card,
+    reinforce,
     settings_help,
 )
 from bullet_envs.agents.checkpoints import digest, read_tensors
-from bullet_envs.agents.dqn import epsilon_at, td_target
+from bullet_envs.agents.dqn import DQNPolicy, epsilon_at, td_target
 from bullet_envs.agents.environment import EnvConfig
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, Evaluation, evaluate, run_episodes
 from bullet_envs.agents.reinforce import policy_loss, returns_to_go
@@ -689,6 +690,55 @@ def test_dqn_learns_from_scaled_rewards(tmp_path, monkeypatch):
     assert len(seen) == run.steps and set(seen) == {0.25}
 
 
+def test_dqn_plays_by_the_moving_average_of_its_networks(tmp_path):
+    """With tau 1 it is the latest network, with a small tau nearly the first."""
+    networks = {}
+    for tau in (1.0, 1e-6):
+        folder = tmp_path / str(tau)
+        _, agent = train("dqn", folder, **TINY["dqn"], tau=tau)
+        tensors, _, _ = read_tensors(folder / "checkpoint.safetensors")
+        for name, weights in agent.policy.network.state_dict().items():
+            torch.testing.assert_close(weights, tensors[f"target.{name}"], rtol=0, atol=0)
+            distance = (weights - tensors[f"q.{name}"]).abs().max()
+            assert distance == 0 if tau == 1 else distance > 0.01
+        networks[tau] = agent.policy.network
+    torch.manual_seed(derived_seed(0))
+    first = new_agent(DQNPolicy, EnvConfig("BulletCartPole-v0"), TINY["dqn"]["hidden"])
+    for average, begun in zip(
+        networks[1e-6].parameters(), first.policy.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(average, begun, rtol=0, atol=1e-4)
+
+
+def test_the_baseline_learns_scaled_returns(tmp_path, monkeypatch):
+    greatest = []
+    value_loss = reinforce.value_loss
+
+    def spy(baseline, observations, returns):
+        greatest.append(returns.max().item())
+        return value_loss(baseline, observations, returns)
+
+    monkeypatch.setattr(reinforce, "value_loss", spy)
+    for scale in (1.0, 0.01):
+        greatest.clear()
+        train("reinforce", tmp_path / str(scale), **TINY["reinforce"], gamma=1, reward_scale=scale)
+        # The first update is of the same episodes; the longest pays 1 per step.
+        assert max(greatest) > 10 * scale and max(greatest) <= 500 * scale
+
+
+@pytest.mark.parametrize("vec_env", ["batch", "sync"])
+@pytest.mark.parametrize("algo", ["ppo", "dqn", "sb3-ppo"])
+def test_training_episodes_can_be_shorter_than_those_of_an_evaluation(tmp_path, algo, vec_env):
+    settings = {**TINY[algo], "training_episode_steps": 7, "vec_env": vec_env}
+    run, _ = train(algo, tmp_path / "run", **settings)
+    with (run.folder / "progress.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {float(row["rollout/ep_len_mean"]) for row in rows if row["rollout/ep_len_mean"]} == {7}
+    assert min(float(row["eval/mean_ep_length"]) for row in rows if row["eval/mean_ep_length"]) > 7
+    with pytest.raises(ValueError, match="training_episode_steps=-1 must lie from 0"):
+        config_of(algo, training_episode_steps=-1)
+
+
 def test_dqn_learns_to_see_at_a_rate_of_its_own(tmp_path, monkeypatch):
     optimisers = []
     adam = torch.optim.Adam
@@ -701,10 +751,10 @@ def test_dqn_learns_to_see_at_a_rate_of_its_own(tmp_path, monkeypatch):
     settings = {**tiny("dqn", PIXEL_IDS[0]), "learning_rate": 0.01, "encoder_learning_rate": 0.02}
     run, agent = train("dqn", tmp_path / "images", PIXEL_IDS[0], **settings)
     rest, encoder = optimisers[0].param_groups
-    assert list(map(id, encoder["params"])) == list(map(id, agent.policy.network[0].parameters()))
-    assert len(rest["params"]) + len(encoder["params"]) == len(
-        list(agent.policy.network.parameters())
-    )
+    shapes = [parameter.shape for parameter in agent.policy.network.parameters()]
+    own = [parameter.shape for parameter in agent.policy.network[0].parameters()]
+    assert [parameter.shape for parameter in encoder["params"]] == own
+    assert sorted(one.shape for one in rest["params"]) == sorted(shapes[len(own) :])
     # The last step was taken before the last actions were counted.
     left = 1 - (run.steps - 8 * run.config.action_repeat) / run.config.n_timesteps
     assert rest["lr"] == pytest.approx(0.01 * left) and encoder["lr"] == pytest.approx(0.02 * left)

@@ -276,15 +276,15 @@ def test_settings_of_sb3_equal_ours():
     assert settings["clip_range_vf"](0.5) == 0.25 and settings["target_kl"] == 0.1
 
     ours = algorithm("dqn").config(
-        env_id="BulletCartPole-v0", n_envs=4, gradient_steps=2, target_update=30, gamma=0.9
+        env_id="BulletCartPole-v0", n_envs=4, gradient_steps=2, tau=0.1, gamma=0.9
     )
     model = plain_sb3.new_model("sb3-dqn", env, 0, plain_sb3.settings_like("sb3-dqn", ours))
     for name in ("n_steps", "batch_size", "learning_starts", "gamma", "exploration_fraction"):
         assert getattr(model, name) == getattr(ours, name), name
     assert model.gradient_steps == 2 and model.train_freq.frequency == 1
     assert model.exploration_final_eps == ours.exploration_final
-    # 30 gradient steps of ours are 15 steps of 4 sub-environments.
-    assert model.target_update_interval == 15 * 4
+    # Two gradient steps of ours leave 0.9 ** 2 of the old target network.
+    assert model.target_update_interval == 4 and model.tau == pytest.approx(0.19)
     model.env.close()
 
     with pytest.raises(ValueError, match="no equal"):
