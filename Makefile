@@ -1,8 +1,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test test-all lint check results benchmark-agents ablations observability custom-environment bench \
-	videos format clean
+.PHONY: help venv demo test test-all lint check results benchmark-agents ablations atari observability custom-environment \
+	bench videos format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ benchmark-agents: venv ## train the agents by hand beside published figures, whe
 
 ablations: venv ## train the agents by hand without one of their parts, where the CSV has no row
 	$(BIN)/python -m benchmarks.ablations
+
+atari: venv ## train PPO by hand on two Atari games, where the CSV has no row
+	$(BIN)/python -m benchmarks.atari
 
 observability: venv ## measure again what the images tell, where its CSV has no row
 	$(BIN)/python -m benchmarks.observability

@@ -23,7 +23,8 @@ class Episode:
     """What happened in one episode, a list entry per action.
 
     ``final_observation`` is the one after the last action, ``length`` counts environment steps,
-    and ``ended`` is False where the episode was left before its end.
+    ``terminated`` tells whether the task ended the episode, not a time limit, and ``ended`` is
+    False where it was left before its end.
     """
 
     observations: list[npt.NDArray[Any]] = field(default_factory=list)
@@ -31,6 +32,7 @@ class Episode:
     rewards: list[float] = field(default_factory=list)
     final_observation: npt.NDArray[Any] | None = None
     length: int = 0
+    terminated: bool = False
     ended: bool = False
 
     @property
@@ -102,7 +104,7 @@ def run_episodes(
             final = infos if not (ended[index] and "final_info" in infos) else infos["final_info"]
             episode.length += int(final[REPEATS][index]) if REPEATS in final else 1
             if ended[index]:
-                episode.ended = True
+                episode.ended, episode.terminated = True, bool(terminated[index])
                 # With SAME_STEP the latest observation is that of the next episode.
                 is_next = mode is AutoresetMode.SAME_STEP
                 episode.final_observation = (infos["final_obs"] if is_next else latest)[index]

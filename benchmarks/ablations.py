@@ -89,7 +89,7 @@ ABLATIONS = (
     Ablation(
         "reinforce-baseline",
         "the baseline",
-        *("reinforce", "BalancingPlate-v0", 200_000, 10_000),
+        *("reinforce", "BalancingPlate-v0", 100_000, 5_000),
         settings={"baseline_epochs": 0},
     ),
     Ablation(

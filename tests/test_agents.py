@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -37,7 +38,13 @@ from bullet_envs.agents import (
 from bullet_envs.agents.checkpoints import digest, read_tensors
 from bullet_envs.agents.dqn import DQNPolicy, epsilon_at, td_target
 from bullet_envs.agents.environment import EnvConfig
-from bullet_envs.agents.evaluation import EVALUATION_SEEDS, Evaluation, evaluate, run_episodes
+from bullet_envs.agents.evaluation import (
+    EVALUATION_SEEDS,
+    Episode,
+    Evaluation,
+    evaluate,
+    run_episodes,
+)
 from bullet_envs.agents.reinforce import policy_loss, returns_to_go
 from bullet_envs.agents.replay_buffer import Batch, ReplayBuffer
 from bullet_envs.agents.run import Run, derived_seed
@@ -151,6 +158,7 @@ TINY_IMAGES = {
             "save_freq": 200,
             "episodes": 2,
             "baseline_epochs": 3,
+            "baseline_buffer": 100,
         },
         **IMAGES,
     },
@@ -518,17 +526,41 @@ def test_returns_belong_to_their_seeds(env_id):
     assert len(set(alone)) > 1
 
 
+@pytest.mark.parametrize("later", [0.0, 7.0])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.99, 1.0])
-def test_returns_to_go(gamma):
+def test_returns_to_go(gamma, later):
     """Each return is the brute-force sum of what follows."""
     rewards = np.random.default_rng(0).normal(size=50).tolist()
+    everything = [*rewards, later]
     expected = [
-        sum(gamma ** (later - step) * rewards[later] for later in range(step, len(rewards)))
-        for step in range(len(rewards))
+        sum(gamma ** (place - step) * everything[place] for place in range(step, 51))
+        for step in range(50)
     ]
-    returns = returns_to_go(rewards, gamma)
+    returns = returns_to_go(rewards, gamma, later)
     assert returns.dtype == np.float32
     np.testing.assert_allclose(returns, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("baseline_epochs", [0, 1])
+def test_reinforce_looks_beyond_a_time_limit(baseline_epochs):
+    """A reward of 1 for ever is worth 1 / (1 - gamma): by the baseline, unless it terminated.
+
+    The baseline knows that worth, so with it every return of a truncated episode is the same.
+    """
+    agent = untrained("BulletCartPole-v0", "reinforce")
+    config = config_of("reinforce", gamma=0.9, reward_scale=0.1, baseline_epochs=baseline_epochs)
+    learner = reinforce._Learner(config, agent.policy)
+    learner._baseline = lambda observations: torch.full((len(observations), 1), 0.1 / (1 - 0.9))
+    space = agent.observation_space
+    steps = {"observations": [space.sample()] * 4, "actions": [0] * 4, "rewards": [1.0] * 4}
+    episodes = [
+        Episode(**steps, final_observation=space.sample(), terminated=terminated, ended=True)
+        for terminated in (False, True)
+    ]
+    truncated, terminated = learner._returns(episodes).numpy().reshape(2, 4)
+    to_the_end = [0.1 * (1 - 0.9**left) / (1 - 0.9) for left in (4, 3, 2, 1)]
+    np.testing.assert_allclose(terminated, to_the_end, rtol=1e-6)
+    np.testing.assert_allclose(truncated, 1.0 if baseline_epochs else to_the_end, rtol=1e-6)
 
 
 def test_policy_gradient_of_two_actions():
@@ -724,6 +756,37 @@ def test_the_baseline_learns_scaled_returns(tmp_path, monkeypatch):
         train("reinforce", tmp_path / str(scale), **TINY["reinforce"], gamma=1, reward_scale=scale)
         # The first update is of the same episodes; the longest pays 1 per step.
         assert max(greatest) > 10 * scale and max(greatest) <= 500 * scale
+
+
+def test_the_baseline_learns_from_earlier_policies_too(tmp_path, monkeypatch):
+    """As many steps per update as are new, from a buffer of the latest ones."""
+    updates, learned = [], []
+    update, value_loss = reinforce._Learner.update, reinforce.value_loss
+
+    def updating(learner, episodes, progress):
+        updates.append(np.concatenate([e.observations for e in episodes]))
+        learned.append([])
+        return update(learner, episodes, progress)
+
+    def spy(baseline, observations, returns):
+        learned[-1].append(observations.numpy())
+        return value_loss(baseline, observations, returns)
+
+    monkeypatch.setattr(reinforce._Learner, "update", updating)
+    monkeypatch.setattr(reinforce, "value_loss", spy)
+    train(
+        "reinforce", tmp_path / "run", **TINY["reinforce"], baseline_buffer=500, baseline_epochs=2
+    )
+    assert len(updates) > 8
+    for number, parts in enumerate(learned):
+        latest = np.concatenate(updates[: number + 1])[-500:]
+        of_this_update = min(len(updates[number]), 500)
+        seen = np.concatenate(parts)
+        assert len(seen) == 2 * of_this_update
+        assert {row.tobytes() for row in seen} <= {row.tobytes() for row in latest}
+        if number > 4:
+            earlier = {row.tobytes() for row in latest[:-of_this_update]}
+            assert any(row.tobytes() in earlier for row in seen)
 
 
 @pytest.mark.parametrize("vec_env", ["batch", "sync"])
@@ -933,7 +996,10 @@ def stop_at(patch, steps):
 
 # Evaluations and checkpoints on schedules of their own, neither a multiple of a rollout.
 AWKWARD = {
-    "reinforce": {"n_timesteps": 3000, "eval_freq": 700, "save_freq": 1100, "episodes": 4},
+    "reinforce": {
+        **{"n_timesteps": 3000, "eval_freq": 700, "save_freq": 1100, "episodes": 4},
+        **{"baseline_epochs": 2, "baseline_buffer": 300},
+    },
     "dqn": {"n_timesteps": 2000, "eval_freq": 350, "save_freq": 600, "learning_starts": 300},
     "a2c": {"n_timesteps": 3000, "eval_freq": 300, "save_freq": 700, "n_steps": 32},
     "ppo": {"n_timesteps": 3000, "eval_freq": 300, "save_freq": 700, "n_steps": 32},
@@ -1141,7 +1207,7 @@ def test_episodes_are_the_same_in_every_autoreset_mode(env_id, mode, action_repe
                     )
                     total, steps = total + reward, steps + info.get("action_repeats", 1)
                     ended = terminated or truncated
-                assert episode.ended
+                assert (episode.ended, episode.terminated) == (True, terminated)
                 assert (episode.episode_return, episode.length) == (pytest.approx(total), steps)
                 np.testing.assert_allclose(episode.final_observation, observation, atol=1e-6)
     assert len({episode.length for episode in episodes}) > 1
@@ -1153,6 +1219,16 @@ def test_episodes_are_left_when_the_steps_are_used_up():
         episodes = run_episodes(envs, lambda seen: np.ones(len(seen), int), [1, 2, 3], max_steps=10)
     assert [len(episode.rewards) for episode in episodes] == [4, 4, 4]
     assert not any(episode.ended for episode in episodes)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_truncated_episodes_have_not_terminated(mode):
+    makers = [functools.partial(gym.make, "CartPole-v1", max_episode_steps=9)] * 20
+    with contextlib.closing(gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)) as envs:
+        episodes = run_episodes(envs, lambda seen: np.ones(len(seen), int), range(20))
+    assert all(episode.ended for episode in episodes)
+    assert {episode.terminated for episode in episodes} == {True, False}
+    assert all(episode.length == 9 for episode in episodes if not episode.terminated)
 
 
 DISCRETE = [algo for algo in ALGOS if algo != "sb3-sac"]

@@ -1,6 +1,7 @@
 """Atari games: preprocessed as is usual, and trained, resumed, evaluated and recorded as others."""
 
 import json
+import sys
 from contextlib import closing
 
 import gymnasium as gym
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from test_agents import outcome, resume, stop_at, train
 
+from benchmarks import atari
+from benchmarks.tables import read_rows
 from bullet_envs.agents import EnvConfig, algorithm, load_agent
 from bullet_envs.cli import main
 
@@ -105,3 +108,34 @@ def test_the_same_commands_play_games(tmp_path, capsys):
     assert main(["record", *game, *agent, "-o", str(videos)]) == 0
     assert [path.suffix for path in sorted(videos.rglob("*.*"))] == [".json", ".mp4"]
     assert "Arcade Learning Environment" not in capsys.readouterr().err
+
+
+def test_the_benchmark_trains_what_is_missing(tmp_path, monkeypatch):
+    """It writes row, curve, figure and table, and does not train again what has a row."""
+    monkeypatch.setattr(atari, "GAMES", {"CartPole-v1": 1024})
+    monkeypatch.setattr(atari, "EVALUATION_GAMES", 3)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- atari -->\n<!-- /atari -->\nafter\n")
+    files = {"csv": "rows.csv", "curves": "curves.csv", "document": "page.md", "plot": "plot.png"}
+    words = [part for key, name in files.items() for part in (f"--{key}", str(tmp_path / name))]
+    monkeypatch.setattr(sys, "argv", ["atari", *words, "--runs", str(tmp_path / "runs")])
+    atari.main()
+    [row] = read_rows(tmp_path / "rows.csv")
+    points = read_rows(tmp_path / "curves.csv")
+    assert (row["env_id"], row["steps"], row["best_steps"]) == ("CartPole-v1", "1024", "1024")
+    assert [point["steps"] for point in points] == ["1024"]
+    assert f"| {row['mean']} | {row['worst']} |\n<!-- /atari -->\nafter" in page.read_text()
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert load_agent("CartPole-v1", tmp_path / "runs" / "CartPole-v1").algo == "ppo"
+    monkeypatch.setattr(atari, "train_or_resume", None)
+    atari.main()
+
+
+def test_the_page_has_the_committed_results():
+    """A line per game that was trained, whose curve is that of the same training."""
+    rows, curves = read_rows(atari.CSV_PATH), read_rows(atari.CURVES_PATH)
+    root = atari.CSV_PATH.parent.parent
+    assert atari.table(rows) in (root / "docs" / "agents.md").read_text()
+    for row in rows:
+        steps = [point["steps"] for point in curves if point["env_id"] == row["env_id"]]
+        assert row["best_steps"] in steps and steps[-1] == row["steps"]

@@ -758,7 +758,9 @@ def test_a_log_that_was_edited_is_refused(tmp_path, content):
 
 
 TRAININGS = {
-    "reinforce": {"n_timesteps": 300, "episodes": 4, "baseline_epochs": 2},
+    "reinforce": {
+        **{"n_timesteps": 300, "episodes": 4, "baseline_epochs": 2, "baseline_buffer": 100},
+    },
     "dqn": {"n_timesteps": 304, "save_freq": 152, "learning_starts": 80, "n_steps": 2},
     "a2c": {"n_timesteps": 256, "n_steps": 8, "save_freq": 128},
     "ppo": {"n_timesteps": 256, "n_steps": 8, "batch_size": 64, "save_freq": 128},

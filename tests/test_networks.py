@@ -26,6 +26,7 @@ from bullet_envs.agents.networks import (
     parameter_groups,
 )
 from bullet_envs.agents.replay_buffer import Batch, ReplayBuffer
+from bullet_envs.agents.return_buffer import ReturnBuffer
 from bullet_envs.agents.sb3 import EncoderExtractor
 from bullet_envs.agents.wrappers import (
     REPEATS,
@@ -371,6 +372,29 @@ def test_last_images_go_with_their_transitions():
     assert 0 < len(buffer.final_obs) <= 20 * 3 // 2
     times = {(buffer.added - 1 - age) % buffer.length for age in range(buffer.length)}
     assert {time for time, _ in buffer.final_obs} <= times
+
+
+@pytest.mark.parametrize("space", [Box(0, 1, (3,), np.float32), IMAGES[0]], ids=str)
+def test_return_buffer_keeps_the_latest_steps(space):
+    """Also when more are added at once than there is room for, and after a checkpoint."""
+    buffer = ReturnBuffer(20, space)
+    rng = np.random.default_rng(0)
+    added = []
+    for count in (7, 7, 7, 1, 45, 3):
+        observations = rng.uniform(0, 1, (count, *space.shape)).astype(np.float32)
+        if space.dtype == np.uint8:
+            observations = (255 * observations).astype(np.uint8)
+        returns = rng.normal(size=count).astype(np.float32)
+        buffer.add(torch.as_tensor(observations), torch.as_tensor(returns))
+        added += zip((row.tobytes() for row in observations), returns.tolist(), strict=True)
+        restored = ReturnBuffer(20, space)
+        restored.restore({name: one.clone() for name, one in buffer.tensors().items()})
+        for one in (buffer, restored):
+            kept_observations, kept_returns = one.content()
+            rows = [row.tobytes() for row in kept_observations.numpy()]
+            kept = list(zip(rows, kept_returns.tolist(), strict=True))
+            assert sorted(kept) == sorted(added[-20:])
+        assert restored.added == buffer.added
 
 
 class Counting(gym.Env):
