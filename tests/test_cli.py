@@ -773,7 +773,10 @@ def test_steps_are_as_many_as_asked_for(tmp_path, monkeypatch, capsys, algo):
     steps = int(re.match(r"(\d+) steps in", capsys.readouterr().out)[1])
     settings = json.loads(next(Path("runs", algo).rglob("config.json")).read_text())
     together = settings.get("n_envs", settings.get("episodes"))
-    assert steps == -(-100 // together) * together
+    if algo == "reinforce":  # sub-environments whose episode has ended take no more steps
+        assert 100 <= steps < 100 + together
+    else:
+        assert steps == -(-100 // together) * together
     last = (next(Path("runs", algo).rglob("progress.csv"))).read_text().splitlines()[-1]
     assert last.split(",")[0] == str(steps)
 
