@@ -474,6 +474,16 @@ def test_settings_that_cannot_go_together_are_refused(algo, settings):
         algorithm(algo).config(env_id="BulletCartPole-v0", **settings)
 
 
+def test_image_shift_needs_images(tmp_path):
+    """A shift of four numbers is refused before the first step."""
+    learner = algorithm("dqn")
+    config = learner.config(env_id="BulletCartPole-v0", image_shift=2)
+    refusal = pytest.raises(ValueError, match="image_shift=2 must be 0 where there are no images")
+    with Run(tmp_path / "run", config, progress=False) as run, refusal:
+        learner.train(config, run)
+    assert run.steps == 0
+
+
 @pytest.mark.parametrize("algo", ALGOS)
 def test_presets_are_legal(algo):
     """There are presets for known ids only, and each makes a config."""
