@@ -93,11 +93,15 @@ class DQNConfig(Config):
         self.require("reward_scale", float, 1e-6, 1e6)
         self.require("image_shift", int, 0, 16)
         self.require_widths("hidden")
-        window = self.n_steps * self.n_envs
-        for name in ("learning_starts", "buffer_size"):
-            if getattr(self, name) < window:
+        # What the first batch is taken from, and what is left of a full buffer's oldest stacks.
+        for name, least, product in (
+            ("learning_starts", self.n_steps * self.action_repeat, "n_steps * action_repeat"),
+            ("buffer_size", self.n_steps + self.frame_stack - 1, "(n_steps + frame_stack - 1)"),
+        ):
+            if getattr(self, name) < least * self.n_envs:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} must be at least n_steps * n_envs = {window}"
+                    f"{name}={getattr(self, name)} must be at least {product} * n_envs"
+                    f" = {least * self.n_envs}"
                 )
 
 

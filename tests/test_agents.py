@@ -463,6 +463,8 @@ def test_every_setting_has_a_legal_range(algo, name):
     [
         ("dqn", {"n_steps": 100, "n_envs": 256, "buffer_size": 1000}),
         ("dqn", {"learning_starts": 1}),
+        ("dqn", {"learning_starts": 79, "n_steps": 5, "n_envs": 8, "action_repeat": 2}),
+        ("dqn", {"buffer_size": 1023, "n_steps": 5, "n_envs": 128, "frame_stack": 4}),
         ("sb3-ppo", {"batch_size": 100_000}),
         ("sb3-ppo", {"batch_size": 100}),
         ("sb3-dqn", {"buffer_size": 1000, "n_steps": 100, "n_envs": 16}),
