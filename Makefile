@@ -32,7 +32,7 @@ lint: venv ## check format, style and types
 	@ln -s $(CURDIR)/bullet_envs/* $(CURDIR)/agents $(CURDIR)/assets build/mypy/bullet_envs
 	@ln -s $(CURDIR)/benchmarks build/mypy
 	cd build/mypy && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
-		--cache-dir $(CURDIR)/.mypy_cache
+		--cache-dir $(CURDIR)/build/mypy-cache
 
 check: lint test-all ## everything a change must pass
 

@@ -1,5 +1,6 @@
 """The transitions that DQN learns from."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checkpoints import CheckpointError, below, matching, whole_number
+from .networks import height_axis
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,34 @@ class Batch:
     def to(self, device: str) -> "Batch":
         """Return the same transitions on a device."""
         return Batch(*(tensor.to(device) for tensor in vars(self).values()))
+
+    def shifted(self, pixels: int, rng: np.random.Generator) -> "Batch":
+        """Return the same transitions with their images shifted at random.
+
+        Kostrikov et al., "Image augmentation is all you need", 2021: a network that sees the same
+        thing at many places learns what it is rather than the images by heart.
+
+        Args:
+            pixels: the greatest shift in each direction; the edge is repeated.
+            rng: draws the shift of each stack.
+        """
+        return dataclasses.replace(
+            self,
+            observations=_shifted(self.observations, pixels, rng),
+            next_obs=_shifted(self.next_obs, pixels, rng),
+        )
+
+
+def _shifted(images: Tensor, pixels: int, rng: np.random.Generator) -> Tensor:
+    shape = images.shape
+    axis = 1 + height_axis(shape[1:])
+    height, width = shape[axis : axis + 2]
+    stacks = images.reshape(len(images), shape[1:axis].numel(), height, width, -1)
+    down, right = torch.from_numpy(rng.integers(-pixels, pixels + 1, (2, len(images), 1)))
+    rows = (torch.arange(height) + down).clamp(0, height - 1)[:, :, None]
+    columns = (torch.arange(width) + right).clamp(0, width - 1)[:, None, :]
+    each = torch.arange(len(images))[:, None, None]
+    return stacks[each, :, rows, columns].permute(0, 3, 1, 2, 4).reshape(shape)
 
 
 class ReplayBuffer:

@@ -463,6 +463,8 @@ def test_every_setting_has_a_legal_range(algo, name):
     [
         ("dqn", {"n_steps": 100, "n_envs": 256, "buffer_size": 1000}),
         ("dqn", {"learning_starts": 1}),
+        ("dqn", {"learning_starts": 79, "n_steps": 5, "n_envs": 8, "action_repeat": 2}),
+        ("dqn", {"buffer_size": 1023, "n_steps": 5, "n_envs": 128, "frame_stack": 4}),
         ("sb3-ppo", {"batch_size": 100_000}),
         ("sb3-ppo", {"batch_size": 100}),
         ("sb3-dqn", {"buffer_size": 1000, "n_steps": 100, "n_envs": 16}),
@@ -472,6 +474,16 @@ def test_settings_that_cannot_go_together_are_refused(algo, settings):
     """Settings that are legal one by one but not together are refused before the training."""
     with pytest.raises(ValueError, match=next(iter(settings))):
         algorithm(algo).config(env_id="BulletCartPole-v0", **settings)
+
+
+def test_image_shift_needs_images(tmp_path):
+    """A shift of four numbers is refused before the first step."""
+    learner = algorithm("dqn")
+    config = learner.config(env_id="BulletCartPole-v0", image_shift=2)
+    refusal = pytest.raises(ValueError, match="image_shift=2 must be 0 where there are no images")
+    with Run(tmp_path / "run", config, progress=False) as run, refusal:
+        learner.train(config, run)
+    assert run.steps == 0
 
 
 @pytest.mark.parametrize("algo", ALGOS)

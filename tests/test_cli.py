@@ -336,7 +336,7 @@ SCALARS_OF = {
 }
 TINY = {
     "reinforce": "episodes:2",
-    "dqn": "learning_starts:100",
+    "dqn": "learning_starts:200",
     "a2c": "n_steps:8",
     "ppo": "n_steps:32",
     "sb3-ppo": "n_steps:32",

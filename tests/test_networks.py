@@ -13,10 +13,12 @@ from conftest import PIXEL_IDS, STATE_IDS
 from gymnasium.spaces import Box
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeLimit
 from stable_baselines3 import PPO
+from torch import nn
 
 from bullet_envs.agents import ALGOS, algorithm, load_agent, new_agent
 from bullet_envs.agents.environment import EnvConfig
 from bullet_envs.agents.networks import (
+    COLOR_GAIN,
     MAPS,
     POSITION_GAIN,
     SPEED_GAIN,
@@ -59,7 +61,8 @@ def some_stacks(count=5, frames=3, size=24):
 def points_of(network, images):
     """Return the keypoints of images, shape (images, MAPS, 2)."""
     with torch.no_grad():
-        return network(torch.from_numpy(np.array(images))[:, None]).view(len(images), MAPS, 2)
+        features = network(torch.from_numpy(np.array(images))[:, None])
+    return features[:, : 2 * MAPS].view(len(images), MAPS, 2)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -115,7 +118,7 @@ def test_a_random_network_tells_where_the_ball_is():
 
 
 def test_features_are_of_the_latest_frame_and_of_changes():
-    """Positions in the latest frame, then changes from each frame to the next, oldest first."""
+    """Positions in the latest frame, changes from each frame to the next, and the latest colors."""
     network, single = keypoints((3, 24, 24, 3)), keypoints((1, 24, 24, 3), seed=1)
     # The weights do not depend on the length of the stack: all frames share them.
     single.load_state_dict(network.state_dict())
@@ -123,8 +126,13 @@ def test_features_are_of_the_latest_frame_and_of_changes():
     with torch.no_grad():
         features = network(stacks)
         first, middle, latest = (single(stacks[:, frame : frame + 1]) for frame in range(3))
-    assert features.shape == (5, network.outputs) == (5, 3 * 2 * MAPS)
-    expected = [latest, SPEED_GAIN * (middle - first), SPEED_GAIN * (latest - middle)]
+    assert features.shape == (5, network.outputs) == (5, 3 * 2 * MAPS + 3 * MAPS)
+    (first, _), (middle, _), (latest, colors) = (
+        single_features.split([2 * MAPS, 3 * MAPS], dim=1)
+        for single_features in (first, middle, latest)
+    )
+    speeds = [SPEED_GAIN * (middle - first), SPEED_GAIN * (latest - middle)]
+    expected = [latest, *speeds, colors]
     torch.testing.assert_close(features, torch.cat(expected, 1), atol=1e-4, rtol=1e-4)
 
 
@@ -134,8 +142,35 @@ def test_a_still_stack_has_no_speed():
     stacks = some_stacks(frames=1).repeat(1, 4, 1, 1, 1)
     with torch.no_grad():
         features = network(stacks)
-    assert (features[:, 2 * MAPS :] == 0).all()
-    assert (features[:, : 2 * MAPS] != 0).all()
+    positions, speeds, colors = features.split([2 * MAPS, 3 * 2 * MAPS, 3 * MAPS], dim=1)
+    assert (speeds == 0).all()
+    assert (positions != 0).all() and (colors != 0).all()
+
+
+@pytest.mark.parametrize("size", [20, 23, 64, 84])
+def test_colors_are_those_at_the_keypoints(size):
+    """Of a map with one place, the color there, from the mean color of the frame."""
+    network = keypoints((2, size, size, 3))
+    with torch.no_grad():
+        rows, columns = network.norm(network.convolutions(torch.zeros(1, 3, size, size))).shape[2:]
+    places = torch.zeros(2, MAPS, rows * columns)
+    wanted = torch.randint(rows * columns, (MAPS,))
+    places[1, torch.arange(MAPS), wanted] = 1e4  # of the latest frame; 1e4 in a softmax is all
+    network.norm = nn.Identity()
+    network.convolutions.forward = lambda images: places.view(2, MAPS, rows, columns)
+    stack = some_stacks(1, 2, size)
+    colors = network(stack)[0, 4 * MAPS :].view(MAPS, 3)
+    # The middle of a cell is 5 pixels from the edge of the image, and cells are 4 pixels apart.
+    frame = stack[0, 1].numpy() / 255
+    cells = np.array(
+        [
+            frame[4 + 4 * row : 8 + 4 * row, 4 + 4 * column : 8 + 4 * column].mean((0, 1))
+            for row in range(rows)
+            for column in range(columns)
+        ]
+    )
+    expected = COLOR_GAIN * (cells - cells.mean(0))[wanted.numpy()]
+    np.testing.assert_allclose(colors.detach().numpy(), expected, atol=1e-4)
 
 
 def test_uint8_and_float_are_the_same_pixels():
@@ -364,6 +399,36 @@ def test_every_image_is_kept_once():
     buffer = ReplayBuffer(4_000, 8, Box(0, 255, (3, 64, 64, 3), np.uint8), 3)
     kept = sum(column.nbytes for column in buffer.columns.values())
     assert kept * 100_000 / 4_000 < 1.02 * 100_000 * 64 * 64 * 3 < 3e9
+
+
+@pytest.mark.parametrize("shape", [(2, 24, 20, 3), (24, 20, 3), (4, 24, 20)], ids=str)
+def test_images_are_shifted(shape):
+    """Every stack as a whole, by up to 2 pixels each way, with its edge repeated; nothing else."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 300, *shape), np.uint8)
+    rest = [torch.rand(300) for _ in range(3)]
+    batch = Batch(torch.from_numpy(pixels[0]), *rest[:2], torch.from_numpy(pixels[1]), rest[2])
+    shifted = batch.shifted(2, np.random.default_rng(1))
+    axis = shape.index(24)
+    edges = [(2, 2) if index in (axis, axis + 1) else (0, 0) for index in range(len(shape))]
+    ways = []
+    for before, after in zip(
+        pixels.reshape(-1, *shape), torch.cat([shifted.observations, shifted.next_obs]), strict=True
+    ):
+        padded = np.pad(before, edges, "edge")
+        found = [
+            (down, right)
+            for down, right in itertools.product(range(5), repeat=2)
+            if np.array_equal(
+                padded.take(range(down, down + 24), axis).take(range(right, right + 20), axis + 1),
+                after,
+            )
+        ]
+        assert len(found) == 1
+        ways.append(found[0])
+    assert set(ways) == set(itertools.product(range(5), repeat=2))
+    assert ways[:300] != ways[300:]
+    for name in ("actions", "returns", "bootstrap"):
+        assert getattr(shifted, name) is getattr(batch, name)
 
 
 def test_last_images_go_with_their_transitions():
