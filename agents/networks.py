@@ -14,7 +14,7 @@ STRIDE = 4
 # Positions, speeds and colors are in units in which those of a well-played episode are about 1.
 POSITION_GAIN = 4.0
 SPEED_GAIN = 10.0
-COLOR_GAIN = 4.0
+COLOR_GAIN = 2.8
 
 
 class Keypoints(nn.Module):
@@ -30,9 +30,9 @@ class Keypoints(nn.Module):
        a ball's place to a linear readout.
     2. The frames of a stack share their convolutions, and the network is given differences
        between frames, since speeds are what a single one does not show.
-    3. The network is also given the color at each keypoint, as far as it differs from the mean of
-       the frame. Of a random network, it tells the cart's place on its colored rail four times as
-       precisely as the positions do.
+    3. The network is also given the color at each keypoint: how far it is from the mean of the
+       frame, in standard deviations of the frame. Of a random network, it tells the cart's place on
+       its colored rail more precisely than the positions do.
 
     Args:
         shape: of a stack of frames: (frames, height, width, channels), at least 20 x 20 pixels.
@@ -82,7 +82,8 @@ class Keypoints(nn.Module):
         # A cell of a map is the middle of what it is made of, which begins at the cell before.
         cells = nn.functional.avg_pool2d(pixels[frames - 1 :: frames], STRIDE)
         cells = cells[:, :, 1 : rows + 1, 1 : columns + 1].flatten(2)
-        cells = COLOR_GAIN * (cells - cells.mean(2, keepdim=True))
+        cells = cells - cells.mean(2, keepdim=True)
+        cells = COLOR_GAIN * cells / (cells.std((1, 2), keepdim=True) + 1e-3)
         colors = weights[frames - 1 :: frames] @ cells.transpose(1, 2)
         return torch.cat([points[:, -1], changes.flatten(1), colors.flatten(1)], dim=1)
 

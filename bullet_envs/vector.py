@@ -1,17 +1,16 @@
-"""Gymnasium's protocol for many sub-environments: a few Bullet worlds with several of them each."""
+"""Gymnasium's protocol for many sub-environments, in this process or in several."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.logger import warn
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space, create_empty_array
+from gymnasium.vector.utils import batch_space
 
 from .actions import ActionDecoder
 from .checks import require, shorten
@@ -19,15 +18,16 @@ from .env import BulletEnv
 from .observers import Observation
 from .options import make_task, parse_options
 from .renderer import Renderer
-from .simulation import Simulation
-from .task import State, Task
+from .sub_environments import Array, SubEnvironments, take
+from .task import Task
+from .workers import Workers, check_start_method, count_workers
 
 MAX_ENVS = 4096
 RENDER_MODES = ("rgb_array", "rgb_array_list")
-KEYWORDS = ("num_envs", "max_episode_steps", "autoreset_mode", "render_mode")
-
-Array = npt.NDArray[Any]
-Result = TypeVar("Result")
+KEYWORDS = (
+    *("num_envs", "max_episode_steps", "autoreset_mode", "render_mode"),
+    *("workers", "start_method"),
+)
 
 
 class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
@@ -50,6 +50,11 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         render_mode: ``"rgb_array"`` for frames, ``"rgb_array_list"`` for all frames since the last
             ``render()`` or ``reset()``, or None.
         observer: what the agent observes: ``"state"`` or ``"pixels"``.
+        workers: processes that share the sub-environments, at most ``num_envs``. With 1 there is
+            no other than this one. ``"auto"``: as many as this process has physical cores, by its
+            affinity and its cgroup's quota. The bits are the same for any number.
+        start_method: of these processes, ``"fork"``, ``"forkserver"`` or ``"spawn"``; None for
+            Python's default.
         **keywords: of the task, unless it is an instance, and of
             :class:`~bullet_envs.observers.PixelObserver`.
 
@@ -70,6 +75,8 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         observer: str = "state",
+        workers: int | str = 1,
+        start_method: str | None = None,
         **keywords: Any,
     ) -> None:
         require("num_envs", num_envs, 1, MAX_ENVS, "sub-environments", whole=True)
@@ -100,17 +107,18 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.skip_observations = False
-        self._time_limit = np.inf if max_episode_steps is None else max_episode_steps
+        self.workers = count_workers(workers, self.num_envs)
+        start_method = check_start_method(start_method)
         self._decoder = ActionDecoder(self.task, self.num_envs)
-        self._has_info = type(self.task).info is not Task.info
-        self._generators = [seeding.np_random() for _ in range(self.num_envs)]
-        self._simulation: Simulation | None = None
+        time_limit = np.inf if max_episode_steps is None else max_episode_steps
+        ends = [self.num_envs * n // self.workers for n in range(self.workers + 1)]
+        parts = [
+            SubEnvironments(self.task, self.observer, stop - start, time_limit, self.autoreset_mode)
+            for start, stop in itertools.pairwise(ends)
+        ]
+        self._envs = parts[0] if self.workers == 1 else Workers(parts, start_method)
         self._renderer: Renderer | None = None
-        self._states: Array | None = None  # (num_envs, columns); None before the first reset
-        self._latest: Observation = create_empty_array(
-            self.single_observation_space, self.num_envs, np.zeros
-        )
-        self._elapsed = np.zeros(self.num_envs, np.int64)
+        self._is_running = False
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._frames: list[list[Array]] = [[] for _ in range(self.num_envs)]
 
@@ -141,25 +149,19 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         """
         seeds = self._seeds(seed)
         indices, state = parse_options(options, self.task, self.num_envs)
-        if (self._states is None or self.closed) and len(indices) < self.num_envs:
+        if (not self._is_running or self.closed) and len(indices) < self.num_envs:
             raise ResetNeeded("reset() of some sub-environments before reset() of all")
-        for index in indices:
-            if seeds[index] is not None:
-                self._generators[index] = seeding.np_random(seeds[index])
+        given = {index: one for index in indices if (one := seeds[index]) is not None}
         self.closed = False
-        return self._guarded(lambda: self._reset(indices, state))
-
-    def _reset(
-        self, indices: Sequence[int], state: State | None
-    ) -> tuple[Observation, dict[str, Any]]:
-        self._begin(indices, state)
-        observations = self._observe(indices)
+        self._guarded(lambda: self._envs.reset(indices, given, state))
+        self._is_running = True
+        self._ended[indices] = False
         if self.render_mode == "rgb_array_list":
             for index in indices:
                 self._frames[index] = [self._frame(index)]
         mask = np.zeros(self.num_envs, np.bool_)
         mask[indices] = True
-        return observations, self._infos({}, mask, mask)
+        return _copy(self._envs.results.observations), self._infos(np.zeros_like(mask), mask)
 
     def step(self, actions: Any) -> tuple[Observation, Array, Array, Array, dict[str, Any]]:
         """Act for one control period in every sub-environment.
@@ -180,56 +182,28 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         """
         commands = self._decoder.decode_many(actions)
         self._require_running("step")
-        return self._guarded(lambda: self._step(commands))
-
-    def _step(self, commands: Array) -> tuple[Observation, Array, Array, Array, dict[str, Any]]:
-        before: Array = self._states  # type: ignore[assignment]
-        was_ended = self._ended
-        (ended,) = was_ended.nonzero()
+        results = self._envs.results
+        results.commands[...] = commands
+        self._guarded(lambda: self._envs.step(self.skip_observations))
+        was_ended, acted = self._ended, ~self._ended
+        self._ended = ended = results.terminated | results.truncated
         autoresets = self.autoreset_mode is AutoresetMode.NEXT_STEP
-        waits = self.autoreset_mode is AutoresetMode.DISABLED
-        self._elapsed += ~was_ended
-        indices = ended.tolist()
-        initial = {i: self._sample_initial_state(i) for i in indices} if autoresets else {}
-        columns = self._ready().step(
-            commands.ravel().tolist(), initial, set(indices if waits else ())
-        )
-        self._states = states = np.array(columns).reshape(before.shape)
-        if waits:
-            states[ended] = before[ended]
-        states.flags.writeable = False  # tasks are given views of it
-        columns_after = tuple(states.T)
-        terminated = np.full(self.num_envs, self.task.terminated(columns_after), np.bool_)
-        truncated = self._elapsed >= self._time_limit
-        reward = self.task.reward(tuple(before.T), tuple(commands.T), columns_after)
-        terms: dict[str, Array] = {}
-        if isinstance(reward, Mapping):
-            terms = {name: self._column(term) for name, term in reward.items()}
-            reward = sum(terms.values())
-        rewards = self._column(reward)
-        rewards[ended] = 0.0
-        if autoresets:
-            self._elapsed[ended] = 0
-            terminated[ended] = truncated[ended] = False
-        self._ended = terminated | truncated
-        acted = ~was_ended
-        ended_now = self._ended
-        observed: Any = acted if waits else slice(None)
-        if self.skip_observations:
-            observed = acted & ended_now | was_ended if autoresets else acted & ended_now
-        observations = self._observe(observed)
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended_now.any():
-            finals = self._finals(terms)
-            indices = np.flatnonzero(ended_now).tolist()
-            self._begin(indices)
-            observations = self._observe(indices)
-            infos = {**self._infos(terms, acted & ~ended_now, acted), **finals}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
+            infos = {**self._infos(acted & ~ended, acted), **self._finals(ended)}
+            self._ended = np.zeros_like(ended)
         else:
-            infos = self._infos(terms, acted, acted | autoresets)
+            infos = self._infos(acted, acted | autoresets)
         if self.render_mode == "rgb_array_list":
-            began = was_ended if autoresets else ended_now
+            waits = self.autoreset_mode is AutoresetMode.DISABLED
+            began = was_ended if autoresets else ended
             self._collect_frames(acted | autoresets, began & (not waits))
-        return observations, rewards, terminated, truncated, infos
+        return (
+            _copy(results.observations),
+            results.rewards.copy(),
+            results.terminated.copy(),
+            results.truncated.copy(),
+            infos,
+        )
 
     def state(self) -> dict[str, Array]:
         """Return the full states by name, in SI units, each column of shape (num_envs,).
@@ -239,7 +213,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             ClosedEnvironmentError: the environment has been closed.
         """
         self._require_running("state")
-        return dict(zip(self.task.state_names, self._states.T.copy(), strict=True))  # type: ignore[union-attr]
+        return dict(zip(self.task.state_names, self._envs.results.states.T.copy(), strict=True))
 
     def observation(self) -> Observation:
         """Return the observations of the present states, new ones.
@@ -249,7 +223,8 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             ClosedEnvironmentError: the environment has been closed.
         """
         self._require_running("observation")
-        return self._observe(slice(None))
+        self._guarded(self._envs.observe)
+        return _copy(self._envs.results.observations)
 
     def resynchronize(self) -> None:
         """Set the engine to :meth:`state` anew, as :meth:`BulletEnv.resynchronize` does.
@@ -259,7 +234,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             ClosedEnvironmentError: the environment has been closed.
         """
         self._require_running("resynchronize")
-        self._ready(resynchronize=True)
+        self._guarded(self._envs.resynchronize)
 
     def render(self) -> tuple[Any, ...] | None:
         """Return a frame, or a list of frames, for each sub-environment, as a single one draws it.
@@ -281,7 +256,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         """Free the engine; ``reset`` opens the environment again."""
         if not hasattr(self, "_frames"):
             return  # refused by the constructor, which gymnasium 1.2 closes too
-        self._discard_engine()
+        self._envs.close()
         if self._renderer is not None:
             self._renderer.close()
         self._renderer = None
@@ -289,95 +264,59 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The generator of each sub-environment."""
-        return tuple(generator for generator, _ in self._generators)
+        """The generator of each sub-environment; with several workers, a copy of it."""
+        return tuple(generator for generator, _ in self._envs.generators)
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seed of each sub-environment's generator."""
-        return tuple(seed for _, seed in self._generators)
+        return tuple(seed for _, seed in self._envs.generators)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind: a copy builds its own, and both go on equal to the bit."""
-        if self._simulation is not None:
+        if self._is_running and not self.closed:
             self.resynchronize()
-        return {**self.__dict__, "_simulation": None, "_renderer": None}
+        return {**self.__dict__, "_renderer": None}
 
-    def _guarded(self, call: Callable[[], Result]) -> Result:
-        """Return what a call returns; after Ctrl-C or an error in it, all must be reset."""
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """Call what changes the sub-environments; after Ctrl-C or an error, all must be reset."""
         try:
-            return call()
+            call()
         except BaseException:
-            self._discard_engine()
-            self._states = None
+            self._is_running = False
+            self._envs.discard_engine()
             raise
 
-    def _ready(self, resynchronize: bool = False) -> Simulation:
-        """Return the engine, which a copy has to build first."""
-        if self._simulation is None:
-            self._simulation = Simulation(self.task, self.num_envs)
-            resynchronize = self._states is not None
-        if resynchronize:
-            self._simulation.set_state(dict(enumerate(self._states.tolist())))  # type: ignore[union-attr]
-        return self._simulation
-
-    def _begin(self, indices: Sequence[int], state: State | None = None) -> None:
-        """Begin an episode in some sub-environments, from a random state if none is given."""
-        initial = {
-            index: self._sample_initial_state(index) if state is None else state
-            for index in indices
-        }
-        placed = self._ready().set_state(initial)
-        if self._states is None:
-            self._states = np.zeros((self.num_envs, len(self.task.state_names)))
-        self._states = self._states.copy()
-        self._states[indices] = [placed[index] for index in indices]
-        self._states.flags.writeable = False
-        self._elapsed[indices] = 0
-        self._ended = self._ended.copy()
-        self._ended[indices] = False
-
-    def _sample_initial_state(self, index: int) -> State:
-        return self.task.sample_initial_state(self._generators[index][0])
-
-    def _finals(self, terms: dict[str, Array]) -> dict[str, Any]:
+    def _finals(self, ended: Array) -> dict[str, Any]:
         """Return the last observation and info of the sub-environments whose episode ends."""
+        results = self._envs.results
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for index in np.flatnonzero(self._ended).tolist():
-            final_obs[index] = _take(self._latest, index)
+        for index in np.flatnonzero(ended).tolist():
+            final_obs[index] = take(results.final_observations, index)
         return {
             "final_obs": final_obs,
-            "_final_obs": self._ended.copy(),
-            "final_info": self._infos(terms, self._ended, self._ended),
-            "_final_info": self._ended.copy(),
+            "_final_obs": ended.copy(),
+            "final_info": self._infos(ended, ended, results.final_info),
+            "_final_info": ended.copy(),
         }
 
-    def _observe(self, indices: Any) -> Observation:
-        """Observe some sub-environments and return new arrays of all observations."""
-        states: Array = self._states[indices]  # type: ignore[index]
-        if len(states):
-            _put(self._latest, indices, self.observer.observe_many(states))
-        return _copy(self._latest)
-
-    def _infos(self, terms: dict[str, Array], acted: Array, shown: Array) -> dict[str, Any]:
+    def _infos(
+        self, acted: Array, shown: Array, info: Mapping[str, Array] | None = None
+    ) -> dict[str, Any]:
         """Return the info as ``SyncVectorEnv`` puts it together.
 
         Args:
-            terms: of the reward, each of shape (num_envs,).
-            acted: where the info has them.
-            shown: where the info has ``task.info`` of the present state.
+            acted: where the info has the terms of the reward.
+            shown: where the info has ``task.info``.
+            info: these; None for those of the present states.
         """
+        terms, info = self._envs.results.terms, self._envs.results.info if info is None else info
         infos: dict[str, Any] = {}
         if terms and acted.any():
             infos = {"reward_terms": _masked(terms, acted), "_reward_terms": acted.copy()}
-        if self._has_info and shown.any():
-            info = self.task.info(tuple(self._states.T))  # type: ignore[union-attr]
-            infos |= _masked({k: np.broadcast_to(v, self.num_envs) for k, v in info.items()}, shown)
+        if info and shown.any():
+            infos |= _masked(info, shown)
         return infos
-
-    def _column(self, value: Any) -> Array:
-        """Return a reward as a new array of shape (num_envs,), given that or one number."""
-        return np.full(self.num_envs, value, np.float64)
 
     def _collect_frames(self, shown: Array, began: Array) -> None:
         """Add a frame for some sub-environments, as the only one where an episode began."""
@@ -388,14 +327,9 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
     def _frame(self, index: int) -> Array:
         if self._renderer is None:
             self._renderer = Renderer(self.task)
-        state = tuple(self._states[index].tolist())  # type: ignore[index]
+        state = tuple(self._envs.results.states[index].tolist())
         frame = self._renderer.draw(state, self.task.video_camera)
         return self.observer.with_observation_inset(frame, state)
-
-    def _discard_engine(self) -> None:
-        if self._simulation is not None:
-            self._simulation.close()
-        self._simulation = None
 
     def _seeds(self, seed: Any) -> list[int | None]:
         if seed is None:
@@ -415,7 +349,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
     def _require_running(self, call: str) -> None:
         if self.closed:
             raise ClosedEnvironmentError(f"{call}() after close(): call reset() first")
-        if self._states is None:
+        if not self._is_running:
             raise ResetNeeded(f"{call}() before reset(): call reset() first")
 
 
@@ -432,20 +366,6 @@ def _copy(observations: Observation) -> Observation:
     if isinstance(observations, dict):
         return {name: array.copy() for name, array in observations.items()}
     return observations.copy()
-
-
-def _put(observations: Observation, indices: Any, new: Observation) -> None:
-    if isinstance(observations, dict):
-        for name, array in observations.items():
-            array[indices] = new[name]
-    else:
-        observations[indices] = new
-
-
-def _take(observations: Observation, index: int) -> Observation:
-    if isinstance(observations, dict):
-        return {name: array[index].copy() for name, array in observations.items()}
-    return observations[index].copy()
 
 
 def _masked(columns: Mapping[str, Array], mask: Array) -> dict[str, Any]:

@@ -11,7 +11,10 @@ from conftest import (
     ALL_PIXEL_IDS,
     ALL_STATE_IDS,
     STATE_IDS,
+    assert_same,
     bits,
+    compare,
+    states_of,
 )
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
@@ -27,72 +30,6 @@ from bullet_envs.vector import MAX_ENVS, BulletVectorEnv
 
 MODES = list(AutoresetMode)
 sweep = pytest.mark.sweep
-
-
-@pytest.fixture
-def make_vec():
-    made = []
-
-    def make(env_id, num_envs, **kwargs):
-        made.append(gym.make_vec(env_id, num_envs=num_envs, **kwargs))
-        return made[-1]
-
-    yield make
-    for envs in made:
-        envs.close()
-
-
-def states_of(envs):
-    """Return the states, shape (num_envs, columns)."""
-    if isinstance(envs, SyncVectorEnv):
-        return np.array([list(env.unwrapped.state().values()) for env in envs.envs])
-    return np.stack(list(envs.unwrapped.state().values()), axis=1)
-
-
-def assert_same(mine, theirs):
-    """Compare what two environments returned, to the bit: arrays, infos, final observations."""
-    if isinstance(mine, dict):
-        assert mine.keys() == theirs.keys()
-        for name in mine:
-            assert_same(mine[name], theirs[name])
-    elif isinstance(mine, tuple | list) or mine.dtype == object:
-        assert len(mine) == len(theirs)
-        for one, other in zip(mine, theirs, strict=True):
-            if one is not None or other is not None:
-                assert_same(one, other)
-    else:
-        assert mine.dtype == theirs.dtype and mine.shape == theirs.shape
-        assert np.array_equal(mine, theirs)
-
-
-def compare(vector, singles, steps, seed=0, kept=0):
-    """Play both with the same actions, compare all that they return, and count the ends.
-
-    Args:
-        kept: how many sub-environments are reset at random moments, to stagger the ends.
-    """
-    assert_same(vector.reset(seed=seed), singles.reset(seed=seed))
-    vector.action_space.seed(seed)
-    rng = np.random.default_rng(seed)
-    ends = 0
-    for step in range(steps):
-        actions = vector.action_space.sample()
-        mine, theirs = vector.step(actions), singles.step(actions)
-        assert_same(mine, theirs)
-        if step % 10 == 0 or step == steps - 1:  # the states of singles take longest to gather
-            assert_same(states_of(vector), states_of(singles))
-        ended = mine[2] | mine[3]
-        ends += ended.sum()
-        disabled = vector.metadata["autoreset_mode"] is AutoresetMode.DISABLED
-        mask = ended.copy() if disabled else np.zeros(len(ended), bool)
-        if kept and step % 7 == 3:
-            mask[rng.integers(len(ended), size=kept)] = True
-            if not disabled:  # an ended one waits for its autoreset
-                mask &= ~ended
-        if mask.any():
-            masks = [{"reset_mask": mask.copy()} for _ in range(2)]
-            assert_same(vector.reset(options=masks[0]), singles.reset(options=masks[1]))
-    return ends
 
 
 def sync(env_id, num_envs, mode, **kwargs):

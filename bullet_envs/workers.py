@@ -1,0 +1,395 @@
+"""Processes that share the sub-environments of a vector environment.
+
+What goes in and comes out of each step lies in memory that all processes share, see
+:class:`~bullet_envs.sub_environments.Results`, and is written in place. A semaphore for each worker
+tells it to go on, another that it is done. All else (seeds, given states, errors, copies) goes
+through a pipe.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
+from typing import Any
+
+import numpy as np
+
+from .checks import require, shorten
+from .sub_environments import Array, Results, SubEnvironments
+from .task import State
+
+SPIN = 50e-6  # seconds of waiting before a process blocks, where there are cores for all
+LOOK = 0.25  # seconds between two looks whether the process that is waited for is alive
+PATIENCE = 2.0  # seconds until a worker that does not end by itself is killed
+ALIGNMENT = 64  # bytes of a line of the processor's cache
+# What the workers are to do.
+STEP, STEP_UNOBSERVED, CALL, FETCH, END = range(5)
+# What a worker has done.
+DONE, REPLIED = range(2)
+
+
+class Workers:
+    """Sub-environments in several processes: used as :class:`SubEnvironments`, which each has.
+
+    The processes begin with the first call, and end with :meth:`close` or with this process,
+    however it ends.
+
+    Args:
+        parts: of the sub-environments, in order, one for each process.
+        start_method: of the processes, None for Python's default.
+
+    Attributes:
+        results: of all sub-environments, in shared memory.
+    """
+
+    def __init__(self, parts: Sequence[SubEnvironments], start_method: str | None) -> None:
+        self._start_method = start_method
+        self._processes: _Processes | None = None
+        self._share(parts)
+
+    @property
+    def generators(self) -> list[tuple[np.random.Generator, int]]:
+        """A copy of the pair of generator and seed of each sub-environment."""
+        return [pair for part in self._fetch() for pair in part.generators]
+
+    def reset(self, indices: Sequence[int], seeds: Mapping[int, int], state: State | None) -> None:
+        """As :meth:`SubEnvironments.reset`."""
+        arguments = []
+        for rows in self._rows:
+            mine = [index - rows.start for index in indices if rows.start <= index < rows.stop]
+            theirs = {
+                i - rows.start: seed for i, seed in seeds.items() if rows.start <= i < rows.stop
+            }
+            arguments.append((mine, theirs, state))
+        self._run(CALL, [("reset", one) for one in arguments])
+
+    def step(self, skip_observations: bool) -> None:
+        """As :meth:`SubEnvironments.step`."""
+        self._run(STEP_UNOBSERVED if skip_observations else STEP)
+
+    def observe(self) -> None:
+        """As :meth:`SubEnvironments.observe`."""
+        self._call("observe")
+
+    def resynchronize(self) -> None:
+        """As :meth:`SubEnvironments.resynchronize`."""
+        self._call("resynchronize")
+
+    def discard_engine(self) -> None:
+        """As :meth:`SubEnvironments.discard_engine`."""
+        self._call("discard_engine")
+
+    def close(self) -> None:
+        """End the processes. A reset of all begins new ones, with the generators of these."""
+        if self._processes is None:
+            return
+        try:
+            parts = self._fetch()
+        except RuntimeError:  # they have ended already
+            return
+        self._processes.end()
+        self._processes = None
+        self._share(parts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has. Its processes are its own, and begin with its first call."""
+        return {"parts": self._fetch(), "start_method": self._start_method}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy."""
+        Workers.__init__(self, **state)
+
+    def _share(self, parts: Sequence[SubEnvironments]) -> None:
+        """Take parts, and move their results into shared memory."""
+        self._parts = parts
+        stops = itertools.accumulate(part.count for part in parts)
+        self._rows = [slice(*ends) for ends in itertools.pairwise([0, *stops])]
+        counted = _Memory(sum(part.count for part in parts))
+        counted.results(parts[0])
+        context = multiprocessing.get_context(self._start_method)
+        self._memory = _Memory(counted.num_envs, context.RawArray("b", counted.size))
+        self.results = self._memory.results(parts[0])
+        for part, rows in zip(parts, self._rows, strict=True):
+            shared = self.results.part(rows)
+            for array, own in zip(shared.arrays(), part.results.arrays(), strict=True):
+                array[...] = own
+            part.results = shared
+
+    def _call(self, name: str) -> None:
+        """Call a method of each part."""
+        if self._processes is not None:
+            self._run(CALL, [(name, ())] * len(self._parts))
+            return
+        for part in self._parts:
+            getattr(part, name)()
+
+    def _fetch(self) -> Sequence[SubEnvironments]:
+        """Return the parts as they are now, which the processes have while they run."""
+        return self._parts if self._processes is None else self._run(FETCH)
+
+    def _run(self, command: int, messages: Sequence[Any] = ()) -> list[Any]:
+        """Let the workers do something and return what each replies.
+
+        Raises:
+            RuntimeError: a worker has died.
+            BaseException: what a worker raised, or Ctrl-C.
+        """
+        if self._processes is None:
+            self._processes = _Processes(self._parts, self._rows, self._memory, self._start_method)
+        try:
+            replies = self._processes.run(command, messages)
+        except BaseException:  # they are somewhere in a step
+            self._processes.end(patience=0.0)
+            self._processes = None
+            self._call("abandon")
+            raise
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        return replies
+
+
+class _Memory:
+    """Takes arrays from a block of shared memory, or counts how large it must be.
+
+    Args:
+        num_envs: length of all arrays.
+        block: the memory; None to count.
+    """
+
+    def __init__(self, num_envs: int, block: Any = None) -> None:
+        self.num_envs = num_envs
+        self.size = 0
+        self._block = block
+
+    def results(self, part: SubEnvironments) -> Results:
+        """Return results for the task of a part; the same block gives the same arrays."""
+        self.size = 0
+        return Results.make(part.task, part.observer.space, self._allocate)
+
+    def _allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        dtype = np.dtype(dtype)
+        shape = (self.num_envs, *shape)
+        begin = self.size
+        self.size += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        if self._block is None:
+            return np.empty((0, *shape[1:]), dtype)
+        return np.frombuffer(self._block, dtype, math.prod(shape), begin).reshape(shape)
+
+
+@dataclass
+class _Worker:
+    """What the parent has of a worker."""
+
+    process: Any
+    pipe: Connection
+    go: Any
+    done: Any
+    rows: slice
+
+
+class _Processes:
+    """The running processes of :class:`Workers`.
+
+    Args:
+        parts: what each is to have.
+        rows: of the results that are theirs.
+        memory: with the results of all.
+        start_method: of the processes.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[SubEnvironments],
+        rows: Sequence[slice],
+        memory: _Memory,
+        start_method: str | None,
+    ) -> None:
+        context: Any = multiprocessing.get_context(start_method)
+        # What all are to do, and then what each has done.
+        self._words = context.RawArray("B", 1 + len(parts))
+        self._spin = SPIN if _cores() > len(parts) else 0.0
+        self._owner = os.getpid()
+        self._workers: list[_Worker] = []
+        self._finalizer = weakref.finalize(self, _end, self._owner, self._workers, self._words)
+        try:
+            for index, (part, own) in enumerate(zip(parts, rows, strict=True)):
+                pipe, theirs = context.Pipe()
+                go, done = context.Semaphore(0), context.Semaphore(0)
+                process = context.Process(
+                    target=_work,
+                    args=(part, own, memory, index, self._words, theirs, go, done, self._spin),
+                    name=f"bullet_envs-worker-{index}",
+                    daemon=True,
+                )
+                process.start()
+                theirs.close()
+                self._workers.append(_Worker(process, pipe, go, done, own))
+        except BaseException:
+            self.end()
+            raise
+
+    def run(self, command: int, messages: Sequence[Any]) -> list[Any]:
+        """Let all do something, and return what each replies: a value, None or an exception.
+
+        Raises:
+            RuntimeError: one has died.
+        """
+        if os.getpid() != self._owner:
+            raise RuntimeError("the workers of a vector environment belong to the process it is of")
+        if not self._workers:
+            raise RuntimeError("the workers have ended with the interpreter")
+        self._words[0] = command
+        try:
+            for worker in self._workers:
+                worker.go.release()
+            for worker, message in zip(self._workers, messages, strict=False):
+                worker.pipe.send(message)
+            return [self._reply(index) for index in range(len(self._workers))]
+        except (EOFError, ConnectionError):
+            raise RuntimeError(self._obituary()) from None
+
+    def _reply(self, index: int) -> Any:
+        """Wait for a worker and return what it replies."""
+        worker = self._workers[index]
+        if not _acquire(worker.done, self._spin, self._are_alive):
+            raise RuntimeError(self._obituary())
+        return None if self._words[1 + index] == DONE else worker.pipe.recv()
+
+    def _are_alive(self) -> bool:
+        return all(worker.process.is_alive() for worker in self._workers)
+
+    def _obituary(self) -> str:
+        wait([worker.process.sentinel for worker in self._workers], PATIENCE)
+        worker = next(
+            (one for one in self._workers if not one.process.is_alive()), self._workers[0]
+        )
+        code = worker.process.exitcode
+        cause = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+        return (
+            f"the worker with the sub-environments {worker.rows.start} to {worker.rows.stop - 1}"
+            f" has died ({cause}): reset() begins anew"
+        )
+
+    def end(self, patience: float = PATIENCE) -> None:
+        """End the processes, and kill those that have not ended after so many seconds."""
+        self._finalizer.detach()
+        _end(self._owner, self._workers, self._words, patience)
+
+
+def _end(owner: int, workers: list[_Worker], words: Any, patience: float = PATIENCE) -> None:
+    if os.getpid() != owner:  # a fork of this process, which has no workers
+        return
+    words[0] = END
+    for worker in workers:
+        worker.go.release()
+    deadline = time.monotonic() + patience
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.process.close()
+        worker.pipe.close()
+    workers.clear()
+
+
+def _acquire(semaphore: Any, spin: float, is_alive: Callable[[], bool]) -> bool:
+    """Wait for a semaphore, and return False once nobody is alive who would release it."""
+    deadline = time.perf_counter() + spin
+    while not semaphore.acquire(False):
+        if time.perf_counter() >= deadline:
+            break
+    else:
+        return True
+    while not semaphore.acquire(True, LOOK):
+        if not is_alive():
+            return bool(semaphore.acquire(False))  # it may have been released just before the end
+    return True
+
+
+def _work(
+    part: SubEnvironments,
+    rows: slice,
+    memory: _Memory,
+    index: int,
+    words: Any,
+    pipe: Connection,
+    go: Any,
+    done: Any,
+    spin: float,
+) -> None:
+    """Do what the parent wants until it wants the end, or has ended itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    part.results = memory.results(part).part(rows)
+    parent, id_of_parent = multiprocessing.parent_process(), os.getppid()
+
+    def is_alive() -> bool:
+        # The first tells it where a server forks, the second where another worker keeps a pipe open
+        # that was copied into it.
+        return parent.is_alive() and os.getppid() == id_of_parent  # type: ignore[union-attr]
+
+    while _acquire(go, spin, is_alive) and words[0] != END:
+        word = DONE
+        try:
+            if words[0] in (STEP, STEP_UNOBSERVED):
+                part.step(words[0] == STEP_UNOBSERVED)
+            elif words[0] == FETCH:
+                word, reply = REPLIED, part
+            else:
+                name, arguments = pipe.recv()
+                getattr(part, name)(*arguments)
+        except Exception as error:
+            word, reply = REPLIED, ExceptionWithTraceback(error, error.__traceback__)
+        words[1 + index] = word
+        done.release()
+        if word == REPLIED:
+            pipe.send(reply)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    import loky
+
+    return loky.cpu_count()  # type: ignore[no-any-return]
+
+
+def count_workers(workers: Any, num_envs: int) -> int:
+    """Return how many processes a keyword asks for.
+
+    Raises:
+        TypeError: it is neither a whole number nor ``"auto"``.
+        ValueError: it is out of its range.
+    """
+    if workers == "auto":
+        import loky
+
+        return min(num_envs, int(loky.cpu_count(only_physical_cores=True)))
+    if isinstance(workers, str):
+        raise ValueError(f"workers={shorten(workers)} must be a whole number or 'auto'")
+    require("workers", workers, 1, num_envs, "processes, as many as sub-environments", whole=True)
+    return int(workers)
+
+
+def check_start_method(start_method: Any) -> str | None:
+    """Return the start method of processes that a keyword asks for.
+
+    Raises:
+        ValueError: this system has none of that name.
+    """
+    legal = multiprocessing.get_all_start_methods()
+    if start_method is not None and start_method not in legal:
+        raise ValueError(
+            f"start_method={shorten(start_method)} must be None or one of {', '.join(legal)}"
+        )
+    return start_method  # type: ignore[no-any-return]
