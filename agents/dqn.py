@@ -132,7 +132,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "BalancingPlatePixels-v0": {
         **_IMAGES,
-        "n_timesteps": 240_000,
+        "n_timesteps": 160_000,
         "training_episode_steps": 100,
         "learning_rate": 2.5e-4,
         "encoder_learning_rate": 5e-4,

@@ -59,12 +59,15 @@ def _shifted(images: Tensor, pixels: int, rng: np.random.Generator) -> Tensor:
     shape = images.shape
     axis = 1 + height_axis(shape[1:])
     height, width = shape[axis : axis + 2]
-    stacks = images.reshape(len(images), shape[1:axis].numel(), height, width, -1)
-    down, right = torch.from_numpy(rng.integers(-pixels, pixels + 1, (2, len(images), 1)))
-    rows = (torch.arange(height) + down).clamp(0, height - 1)[:, :, None]
-    columns = (torch.arange(width) + right).clamp(0, width - 1)[:, None, :]
-    each = torch.arange(len(images))[:, None, None]
-    return stacks[each, :, rows, columns].permute(0, 3, 1, 2, 4).reshape(shape)
+    stacks = images.numpy().reshape(len(images), shape[1:axis].numel(), height, width, -1)
+    edge = (pixels, pixels)
+    padded = np.pad(stacks, [(0, 0), (0, 0), edge, edge, (0, 0)], mode="edge")
+    shifts = pixels + rng.integers(-pixels, pixels + 1, (2, len(images)))
+    shifted = [
+        stack[:, down : down + height, right : right + width]
+        for stack, down, right in zip(padded, *shifts, strict=True)
+    ]
+    return torch.from_numpy(np.stack(shifted).reshape(shape))
 
 
 class ReplayBuffer:

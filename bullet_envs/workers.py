@@ -63,14 +63,12 @@ class Workers:
 
     def reset(self, indices: Sequence[int], seeds: Mapping[int, int], state: State | None) -> None:
         """As :meth:`SubEnvironments.reset`."""
-        arguments = []
+        messages = []
         for rows in self._rows:
             mine = [index - rows.start for index in indices if rows.start <= index < rows.stop]
-            theirs = {
-                i - rows.start: seed for i, seed in seeds.items() if rows.start <= i < rows.stop
-            }
-            arguments.append((mine, theirs, state))
-        self._run(CALL, [("reset", one) for one in arguments])
+            of_mine = {i: seeds[rows.start + i] for i in mine if rows.start + i in seeds}
+            messages.append(("reset", (mine, of_mine, state)))
+        self._run(CALL, messages)
 
     def step(self, skip_observations: bool) -> None:
         """As :meth:`SubEnvironments.step`."""

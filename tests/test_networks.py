@@ -149,7 +149,7 @@ def test_a_still_stack_has_no_speed():
 
 @pytest.mark.parametrize("size", [20, 23, 64, 84])
 def test_colors_are_those_at_the_keypoints(size):
-    """Of a map with one place, the color there, from the mean color of the frame."""
+    """Of a map with one place, the color there, as the frame's mean and deviation have it."""
     network = keypoints((2, size, size, 3))
     with torch.no_grad():
         rows, columns = network.norm(network.convolutions(torch.zeros(1, 3, size, size))).shape[2:]
@@ -169,7 +169,8 @@ def test_colors_are_those_at_the_keypoints(size):
             for column in range(columns)
         ]
     )
-    expected = COLOR_GAIN * (cells - cells.mean(0))[wanted.numpy()]
+    cells -= cells.mean(0)
+    expected = COLOR_GAIN * cells[wanted.numpy()] / (cells.std(ddof=1) + 1e-3)
     np.testing.assert_allclose(colors.detach().numpy(), expected, atol=1e-4)
 
 
@@ -186,6 +187,14 @@ def test_uint8_and_float_are_the_same_pixels():
         network(stacks)
         assert (stacks.min(), stacks.max()) == (0, 255)
         assert (seen[0].min(), seen[0].max()) == (-0.5, 0.5)
+
+
+def test_a_frame_of_one_color():
+    """Nothing in it differs from its mean: zeros, and no division by zero."""
+    network = keypoints((2, 24, 24, 3))
+    with torch.no_grad():
+        features = network(torch.full((1, 2, 24, 24, 3), 90, dtype=torch.uint8))
+    assert features.isfinite().all() and features[0, 4 * MAPS :].abs().max() < 0.01
 
 
 @pytest.mark.parametrize("size", [20, 23, 64, 84])
