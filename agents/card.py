@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +149,3 @@ def are_widths(value: object) -> bool:
         and len(value) <= 8
         and all(type(width) is int and 1 <= width <= 4096 for width in value)
     )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    names = ("bullet-envs", "gymnasium", "numpy", "pybullet", "stable-baselines3", "torch")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -14,7 +14,7 @@ STRIDE = 4
 # Positions, speeds and colors are in units in which those of a well-played episode are about 1.
 POSITION_GAIN = 4.0
 SPEED_GAIN = 10.0
-COLOR_GAIN = 2.8
+COLOR_GAIN = 1.0
 
 
 class Keypoints(nn.Module):
@@ -32,7 +32,9 @@ class Keypoints(nn.Module):
        between frames, since speeds are what a single one does not show.
     3. The network is also given the color at each keypoint: how far it is from the mean of the
        frame, in standard deviations of the frame. Of a random network, it tells the cart's place on
-       its colored rail more precisely than the positions do.
+       its colored rail more precisely than the positions do. It has no gradient with respect to the
+       keypoint's place: with it, policies of PPO and DQN fall back again and again while they
+       learn.
 
     Args:
         shape: of a stack of frames: (frames, height, width, channels), at least 20 x 20 pixels.
@@ -84,7 +86,7 @@ class Keypoints(nn.Module):
         cells = cells[:, :, 1 : rows + 1, 1 : columns + 1].flatten(2)
         cells = cells - cells.mean(2, keepdim=True)
         cells = COLOR_GAIN * cells / (cells.std((1, 2), keepdim=True) + 1e-3)
-        colors = weights[frames - 1 :: frames] @ cells.transpose(1, 2)
+        colors = weights[frames - 1 :: frames].detach() @ cells.transpose(1, 2)
         return torch.cat([points[:, -1], changes.flatten(1), colors.flatten(1)], dim=1)
 
 

@@ -26,8 +26,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from typing_extensions import Self
 
+from ..versions import versions
 from .agent import Agent
-from .card import are_widths, versions
+from .card import are_widths
 from .checkpoints import (
     CheckpointError,
     LearnerState,
@@ -40,6 +41,8 @@ from .checkpoints import (
 from .environment import VEC_ENVS, EnvConfig
 from .evaluation import SELECTION_SEEDS, evaluate
 
+# What the bits of a training depend on, besides Python and the processor.
+DEPENDED_ON = ("bullet-envs", "gymnasium", "numpy", "pybullet", "stable-baselines3", "torch")
 # One thread gives the same weights on any number of cores. Networks this small gain from no more.
 TORCH_THREADS = 1
 
@@ -316,7 +319,7 @@ class Run:
                 "selection_return": mean,
                 "settings": self._settings,
                 "torch_threads": TORCH_THREADS,
-                "versions": versions(),
+                "versions": versions(DEPENDED_ON),
             }
             agent.save(self.folder / "best.json")
 

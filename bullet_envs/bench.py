@@ -10,14 +10,12 @@ import functools
 import importlib
 import importlib.util
 import json
-import os
 import platform
 import pstats
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +27,12 @@ from tqdm import tqdm
 
 from . import assets
 from .camera import Camera
+from .cores import count_cores
 from .engine import world
 from .engine.silence import p
 from .registration import env_ids, load_task, registered
 from .renderer import Renderer
+from .versions import versions
 
 CART_POLE = "BulletCartPole-v0"  # what other suites have too
 BURST = 25  # actions of a single environment between resets; by turns, they end no episode
@@ -187,14 +187,9 @@ def profile(only: str | None = None) -> None:
 def machine() -> str:
     """Return what the figures hold for."""
     names = ("gymnasium", "numpy", "pybullet")
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
-    return f"{_cores()} cores of {_processor()}, Python {platform.python_version()}, {versions}"
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    of_python, *rest = versions(names).items()
+    libraries = ", ".join(f"{name} {version}" for name, version in rest)
+    return f"{count_cores()} cores of {_processor()}, Python {of_python[1]}, {libraries}"
 
 
 def _processor() -> str:

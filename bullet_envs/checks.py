@@ -1,9 +1,12 @@
 """Checks of what users pass, and how errors show it."""
 
-from numbers import Integral, Real
-from typing import Any
+from __future__ import annotations
 
-from gymnasium.vector import AutoresetMode, VectorEnv
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
 
 SHOWN = 80  # characters of a value in an error
 
@@ -37,6 +40,8 @@ def require_disabled(envs: VectorEnv[Any, Any, Any], user: str) -> None:
     Raises:
         ValueError: its autoreset mode is not DISABLED.
     """
+    from gymnasium.vector import AutoresetMode  # late, since single environments need no 1.1
+
     mode = envs.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.DISABLED:
         raise ValueError(

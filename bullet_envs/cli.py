@@ -89,6 +89,9 @@ def _build_parser() -> argparse.ArgumentParser:
 
     _add_agent_commands(commands)
 
+    command = commands.add_parser("doctor", help="what is installed, and what to do about the rest")
+    command.set_defaults(command=_doctor)
+
     command = commands.add_parser("bench", help="time environments beside those of other suites")
     command.add_argument("--repeats", type=int, default=7, help="rounds of each section (7)")
     command.add_argument(
@@ -450,6 +453,12 @@ def _demo(options: argparse.Namespace) -> int:
     path = _record_episode(trained, 0, options.output_folder)
     print(f"\nvideo: {path}\nfacts: {path.with_suffix('.json')}\nagent: {folder}")
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from . import doctor
+
+    return doctor.main()
 
 
 def _bench(options: argparse.Namespace) -> int:

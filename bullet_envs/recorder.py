@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 from .mp4 import Mp4Writer, RecordingError, check_name, find_ffmpeg, to_json
+from .versions import versions
 
 __all__ = ["Recorder", "RecordingError"]
 
@@ -160,7 +159,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
             "kwargs": spec and to_json(spec.kwargs),
             "max_episode_steps": spec and spec.max_episode_steps,
             "agent_hash": self.agent_hash,
-            "versions": _versions(),
+            "versions": versions(("bullet_envs", "gymnasium", "pybullet", "numpy")),
             "date": datetime.now(timezone.utc).date().isoformat(),
         }
         path = Path(self.video_folder, f"{video_name}.mp4")
@@ -250,13 +249,3 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
 def _capped_cubic_schedule(episode: int) -> bool:
     # Copied, because Gymnasium's module cannot be imported without moviepy.
     return episode % 1000 == 0 if episode >= 1000 else round(episode ** (1 / 3)) ** 3 == episode
-
-
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("bullet_envs", "gymnasium", "pybullet", "numpy"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions

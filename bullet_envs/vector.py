@@ -6,11 +6,18 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.logger import warn
-from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+
+try:
+    from gymnasium.vector import AutoresetMode, VectorEnv
+except ImportError:
+    raise ImportError(
+        f"vector environments need gymnasium 1.1 or newer, and this is {gym.__version__}"
+    ) from None
 
 from .actions import ActionDecoder
 from .checks import require, shorten

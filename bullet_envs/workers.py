@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from .checks import require, shorten
+from .cores import count_cores
 from .sub_environments import Array, Results, SubEnvironments
 from .task import State
 
@@ -215,7 +216,7 @@ class _Processes:
         context: Any = multiprocessing.get_context(start_method)
         # What all are to do, and then what each has done.
         self._words = context.RawArray("B", 1 + len(parts))
-        self._spin = SPIN if _cores() > len(parts) else 0.0
+        self._spin = SPIN if count_cores() > len(parts) else 0.0
         self._owner = os.getpid()
         self._workers: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _end, self._owner, self._workers, self._words)
@@ -355,13 +356,6 @@ def _work(
             pipe.send(reply)
 
 
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    import loky
-
-    return loky.cpu_count()  # type: ignore[no-any-return]
-
-
 def count_workers(workers: Any, num_envs: int) -> int:
     """Return how many processes a keyword asks for.
 
@@ -370,9 +364,7 @@ def count_workers(workers: Any, num_envs: int) -> int:
         ValueError: it is out of its range.
     """
     if workers == "auto":
-        import loky
-
-        return min(num_envs, int(loky.cpu_count(only_physical_cores=True)))
+        return min(num_envs, count_cores(physical=True))
     if isinstance(workers, str):
         raise ValueError(f"workers={shorten(workers)} must be a whole number or 'auto'")
     require("workers", workers, 1, num_envs, "processes, as many as sub-environments", whole=True)

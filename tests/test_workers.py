@@ -21,7 +21,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from robots import Shover
 
 from bullet_envs import workers as workers_module
-from bullet_envs.sb3 import GymnasiumVecEnv
 from bullet_envs.simulation import Simulation
 from bullet_envs.workers import count_workers
 
@@ -161,19 +160,6 @@ def test_reset_after_close(make_vec):
             envs.step(np.zeros(4, np.int64))
     assert_same(several.reset(), one.reset())
     assert len(children()) == 2
-
-
-def test_sb3(make_vec):
-    several, one = (
-        GymnasiumVecEnv(make_vec("BulletCartPole-v0", 4, workers=n, autoreset_mode="Disabled"))
-        for n in (2, 1)
-    )
-    for envs in (several, one):
-        envs.seed(0)
-    assert_same(several.reset(), one.reset())
-    for _ in range(60):
-        mine, theirs = (envs.step(np.ones(4, np.int64)) for envs in (several, one))
-        assert_same(mine[:3], theirs[:3])
 
 
 def test_in_threads(make_vec):

@@ -21,6 +21,7 @@ if hasattr(os, "register_at_fork"):  # Windows does not fork
 # Draws a box in front of the camera; its mask differs from an empty image's where EGL works.
 _TEST = """
 import sys
+import numpy
 import pybullet as p
 client = p.connect(p.DIRECT)
 here = {"physicsClientId": client}
@@ -31,7 +32,7 @@ p.createMultiBody(0, -1, box, **here)
 view = p.computeViewMatrix((0, 0, 5), (0, 0, 0), (0, 1, 0))
 lens = p.computeProjectionMatrixFOV(60, 1, 0.1, 10)
 mask = p.getCameraImage(16, 16, view, lens, renderer=p.ER_BULLET_HARDWARE_OPENGL, **here)[4]
-sys.exit(None if (mask.max() >= 0) else "it draws empty images")
+sys.exit(None if numpy.max(mask) >= 0 else "it draws empty images")
 """
 
 

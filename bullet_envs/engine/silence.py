@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ..versions import pybullet_name
+
 # Reentrant: the garbage collector may close a forgotten world while output is silenced.
 _LOCK = threading.RLock()
 _LIBC: Any = None
@@ -44,6 +46,7 @@ def silenced() -> Iterator[None]:
                 os.close(original)
 
 
+pybullet_name()  # refuses two of them
 with silenced():
     import pybullet as p
 
