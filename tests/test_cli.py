@@ -51,7 +51,7 @@ LONG = "-" * 5000
 # A wrong command and what its one line must say; the legal values, where one can list them.
 WRONG = {
     "": "COMMAND",
-    "foo": "'list', 'new', 'train', 'evaluate', 'enjoy', 'record', 'demo', 'bench'",
+    "foo": "'list', 'new', 'train', 'evaluate', 'enjoy', 'record', 'demo', 'doctor', 'bench'",
     "observability": "invalid choice: 'observability'",
     "train": "--env, --algo",
     "train --algo reinforce": "--env",

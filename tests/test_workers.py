@@ -15,7 +15,15 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ALL_IDS, ALL_PIXEL_IDS, assert_same, compare, prefixed, states_of
+from conftest import (
+    ALL_IDS,
+    ALL_PIXEL_IDS,
+    STATE_IDS,
+    assert_same,
+    compare,
+    prefixed,
+    states_of,
+)
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from robots import Shover
@@ -25,7 +33,12 @@ from bullet_envs.simulation import Simulation
 from bullet_envs.workers import count_workers
 
 MODES = list(AutoresetMode)
-TIMES = 10  # that each end of a process is tried
+# How often each end of a process is tried, and the ids and modes that bear the quick tests.
+TIMES = [1, pytest.param(10, marks=pytest.mark.sweep)]
+QUICK = [
+    *((env_id, mode) for env_id in STATE_IDS for mode in MODES),
+    *((env_id, AutoresetMode.SAME_STEP) for env_id in ALL_IDS if env_id not in STATE_IDS),
+]
 
 
 def children():
@@ -45,9 +58,15 @@ def play(envs, steps, seed=0):
     return [envs.step(envs.action_space.sample()) for _ in range(steps)]
 
 
-@pytest.mark.parametrize("num_envs, workers", [(7, 2), (5, 3)])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("env_id", ALL_IDS)
+@pytest.mark.parametrize("num_envs, workers", [(7, 2), pytest.param(5, 3, marks=pytest.mark.sweep)])
+@pytest.mark.parametrize(
+    "env_id, mode",
+    [
+        pytest.param(*(env_id, mode), marks=[] if (env_id, mode) in QUICK else [pytest.mark.sweep])
+        for env_id in ALL_IDS
+        for mode in MODES
+    ],
+)
 def test_equals_one_process(make_vec, env_id, mode, num_envs, workers):
     """Whatever is returned is equal to the bit, through staggered ends and partial resets."""
     kwargs = {"autoreset_mode": mode, "max_episode_steps": 12}
@@ -129,7 +148,8 @@ COPIERS = [copy.deepcopy, lambda envs: pickle.loads(pickle.dumps(envs))]
 @pytest.mark.parametrize("env_id", ["BalancingPlate-v0", "ElbowArmPixels-v0"])
 def test_copy_goes_on(make_vec, env_id, copier):
     """Also one of a copy that has not been used, or of an environment that has been closed."""
-    several, one = (make_vec(env_id, 5, workers=n, max_episode_steps=25) for n in (2, 1))
+    kwargs = {"max_episode_steps": 25, **({"size": 20} if env_id in ALL_PIXEL_IDS else {})}
+    several, one = (make_vec(env_id, 5, workers=n, **kwargs) for n in (2, 1))
     fresh = copier(several)
     for envs in (several, one, fresh):
         envs.reset(seed=0)
@@ -249,12 +269,13 @@ def test_ctrl_c_in_a_step(make_vec, monkeypatch):
     assert_same(envs.reset(seed=1), one.reset(seed=1))
 
 
+@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("moment", ["between steps", "in a step"])
-def test_a_killed_worker_is_one_clear_error(make_vec, monkeypatch, moment):
+def test_a_killed_worker_is_one_clear_error(make_vec, monkeypatch, moment, times):
     """Within a second; all other processes end, and a reset begins new ones."""
     one = make_vec("BulletCartPole-v0", 4)
     first = one.reset(seed=5)
-    for number in range(TIMES):
+    for number in range(times):
         with monkeypatch.context() as patch:
             if moment == "in a step":
                 patch.setattr(Simulation, "step", lambda *arguments: time.sleep(5))
@@ -318,14 +339,27 @@ def memory_files():
     return {name for name in os.listdir("/dev/shm") if name.startswith(("pym-", "sem.", "psm_"))}
 
 
-@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
-@pytest.mark.parametrize("how", ["close", "collect", "end", "exit", "error", "ctrl-c", "kill"])
-def test_no_process_and_no_memory_stays(tmp_path, how, start_method):
-    """However the parent ends, ten times each."""
+WAYS = ("close", "collect", "end", "exit", "error", "ctrl-c", "kill")
+
+
+@pytest.mark.parametrize(
+    "how, start_method, times",
+    [
+        *((how, "fork", 1) for how in WAYS),
+        *[("kill", "forkserver", 1), ("end", "spawn", 1)],
+        *(
+            pytest.param(how, start_method, times, marks=pytest.mark.sweep)
+            for how in WAYS
+            for start_method, times in (("fork", 10), ("forkserver", 2), ("spawn", 2))
+        ),
+    ],
+)
+def test_no_process_and_no_memory_stays(tmp_path, how, start_method, times):
+    """However the parent ends."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     before = memory_files()
-    for _ in range(TIMES if start_method == "fork" else 2):
+    for _ in range(times):
         parent = subprocess.Popen(
             [sys.executable, str(program), how, start_method],
             stdin=subprocess.PIPE,
