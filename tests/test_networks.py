@@ -13,10 +13,12 @@ from conftest import PIXEL_IDS, STATE_IDS
 from gymnasium.spaces import Box
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeLimit
 from stable_baselines3 import PPO
+from torch import nn
 
 from bullet_envs.agents import ALGOS, algorithm, load_agent, new_agent
 from bullet_envs.agents.environment import EnvConfig
 from bullet_envs.agents.networks import (
+    COLOR_GAIN,
     MAPS,
     POSITION_GAIN,
     SPEED_GAIN,
@@ -59,7 +61,8 @@ def some_stacks(count=5, frames=3, size=24):
 def points_of(network, images):
     """Return the keypoints of images, shape (images, MAPS, 2)."""
     with torch.no_grad():
-        return network(torch.from_numpy(np.array(images))[:, None]).view(len(images), MAPS, 2)
+        features = network(torch.from_numpy(np.array(images))[:, None])
+    return features[:, : 2 * MAPS].view(len(images), MAPS, 2)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -115,7 +118,7 @@ def test_a_random_network_tells_where_the_ball_is():
 
 
 def test_features_are_of_the_latest_frame_and_of_changes():
-    """Positions in the latest frame, then changes from each frame to the next, oldest first."""
+    """Positions in the latest frame, changes from each frame to the next, and the latest colors."""
     network, single = keypoints((3, 24, 24, 3)), keypoints((1, 24, 24, 3), seed=1)
     # The weights do not depend on the length of the stack: all frames share them.
     single.load_state_dict(network.state_dict())
@@ -123,8 +126,13 @@ def test_features_are_of_the_latest_frame_and_of_changes():
     with torch.no_grad():
         features = network(stacks)
         first, middle, latest = (single(stacks[:, frame : frame + 1]) for frame in range(3))
-    assert features.shape == (5, network.outputs) == (5, 3 * 2 * MAPS)
-    expected = [latest, SPEED_GAIN * (middle - first), SPEED_GAIN * (latest - middle)]
+    assert features.shape == (5, network.outputs) == (5, 3 * 2 * MAPS + 3 * MAPS)
+    (first, _), (middle, _), (latest, colors) = (
+        single_features.split([2 * MAPS, 3 * MAPS], dim=1)
+        for single_features in (first, middle, latest)
+    )
+    speeds = [SPEED_GAIN * (middle - first), SPEED_GAIN * (latest - middle)]
+    expected = [latest, *speeds, colors]
     torch.testing.assert_close(features, torch.cat(expected, 1), atol=1e-4, rtol=1e-4)
 
 
@@ -134,8 +142,36 @@ def test_a_still_stack_has_no_speed():
     stacks = some_stacks(frames=1).repeat(1, 4, 1, 1, 1)
     with torch.no_grad():
         features = network(stacks)
-    assert (features[:, 2 * MAPS :] == 0).all()
-    assert (features[:, : 2 * MAPS] != 0).all()
+    positions, speeds, colors = features.split([2 * MAPS, 3 * 2 * MAPS, 3 * MAPS], dim=1)
+    assert (speeds == 0).all()
+    assert (positions != 0).all() and (colors != 0).all()
+
+
+@pytest.mark.parametrize("size", [20, 23, 64, 84])
+def test_colors_are_those_at_the_keypoints(size):
+    """Of a map with one place, the color there, as the frame's mean and deviation have it."""
+    network = keypoints((2, size, size, 3))
+    with torch.no_grad():
+        rows, columns = network.norm(network.convolutions(torch.zeros(1, 3, size, size))).shape[2:]
+    places = torch.zeros(2, MAPS, rows * columns)
+    wanted = torch.randint(rows * columns, (MAPS,))
+    places[1, torch.arange(MAPS), wanted] = 1e4  # of the latest frame; 1e4 in a softmax is all
+    network.norm = nn.Identity()
+    network.convolutions.forward = lambda images: places.view(2, MAPS, rows, columns)
+    stack = some_stacks(1, 2, size)
+    colors = network(stack)[0, 4 * MAPS :].view(MAPS, 3)
+    # The middle of a cell is 5 pixels from the edge of the image, and cells are 4 pixels apart.
+    frame = stack[0, 1].numpy() / 255
+    cells = np.array(
+        [
+            frame[4 + 4 * row : 8 + 4 * row, 4 + 4 * column : 8 + 4 * column].mean((0, 1))
+            for row in range(rows)
+            for column in range(columns)
+        ]
+    )
+    cells -= cells.mean(0)
+    expected = COLOR_GAIN * cells[wanted.numpy()] / (cells.std(ddof=1) + 1e-3)
+    np.testing.assert_allclose(colors.detach().numpy(), expected, atol=1e-4)
 
 
 def test_uint8_and_float_are_the_same_pixels():
@@ -151,6 +187,14 @@ def test_uint8_and_float_are_the_same_pixels():
         network(stacks)
         assert (stacks.min(), stacks.max()) == (0, 255)
         assert (seen[0].min(), seen[0].max()) == (-0.5, 0.5)
+
+
+def test_a_frame_of_one_color():
+    """Nothing in it differs from its mean: zeros, and no division by zero."""
+    network = keypoints((2, 24, 24, 3))
+    with torch.no_grad():
+        features = network(torch.full((1, 2, 24, 24, 3), 90, dtype=torch.uint8))
+    assert features.isfinite().all() and features[0, 4 * MAPS :].abs().max() < 0.01
 
 
 @pytest.mark.parametrize("size", [20, 23, 64, 84])
