@@ -36,6 +36,7 @@ RESERVED_KEYWORDS = frozenset(
         *inspect.signature(gym.make_vec).parameters,
         *("render_mode", "autoreset", "autoreset_mode", "order_enforce"),
         *("apply_api_compatibility", "additional_wrappers", "reward_threshold"),
+        *("workers", "start_method"),
     }
 ) - {"kwargs"}
 
@@ -152,7 +153,13 @@ class EnvConfig:
         return self._made(lambda: gym.make(self.name, **{**self._kwargs, **kwargs}))
 
     def make_vec(
-        self, num_envs: int, *, training: bool = False, vec_env: str = "batch", **kwargs: Any
+        self,
+        num_envs: int,
+        *,
+        training: bool = False,
+        vec_env: str = "batch",
+        workers: int | str = 1,
+        **kwargs: Any,
     ) -> VectorEnv[Any, Any, Any]:
         """Make several of what :meth:`make` makes, with ``AutoresetMode.DISABLED``.
 
@@ -161,8 +168,15 @@ class EnvConfig:
             training: for a training, see :meth:`wrap`.
             vec_env: how they are stepped: ``"batch"`` (this package's own together, others one
                 after the other), ``"sync"`` (one after the other) or ``"async"`` (a process each).
+            workers: processes that share them, no more than there are sub-environments, or
+                ``"auto"``: see :class:`~bullet_envs.vector.BulletVectorEnv`.
             **kwargs: for ``gym.make_vec``, as in :meth:`make`.
+
+        Raises:
+            ValueError: several workers for other environments than this package's, or with another
+                ``vec_env`` than ``"batch"``.
         """
+        self.check_workers(workers, vec_env)
         kwargs = {**self._kwargs, **kwargs}
         if vec_env != "batch" or not self.is_ours:
             return self._made(
@@ -177,7 +191,11 @@ class EnvConfig:
             )
         envs: VectorEnv[Any, Any, Any] = self._made(
             lambda: gym.make_vec(
-                self.name, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs
+                self.name,
+                num_envs=num_envs,
+                autoreset_mode=AutoresetMode.DISABLED,
+                workers=min(workers, num_envs) if isinstance(workers, int) else workers,
+                **kwargs,
             )
         )
         if self.action_repeat > 1:
@@ -185,6 +203,14 @@ class EnvConfig:
         if not isinstance(envs.single_observation_space, gym.spaces.Box):
             envs = VectorFlattenObservation(envs)
         return VectorFrameStack(envs, self.frame_stack) if self.frame_stack > 1 else envs
+
+    def check_workers(self, workers: int | str, vec_env: str = "batch") -> None:
+        """Refuse several workers where :meth:`make_vec` would."""
+        if workers != 1 and not (self.is_ours and vec_env == "batch"):
+            raise ValueError(
+                f"workers={workers!r} must be 1 but for environments of this package with"
+                " vec_env='batch'; vec_env='async' gives each sub-environment a process"
+            )
 
     def wrap(self, env: gym.Env[Any, Any], training: bool = False) -> gym.Env[Any, Any]:
         """Add the action repeat, the flattening and the frame stack to an environment.

@@ -120,6 +120,7 @@ def evaluate(
     agent: Agent,
     seeds: Sequence[int] = EVALUATION_SEEDS[:EPISODES],
     deterministic: bool = True,
+    workers: int | str = 1,
     **env_kwargs: Any,
 ) -> Evaluation:
     """Return the undiscounted return and the length of an episode from each seed.
@@ -128,9 +129,13 @@ def evaluate(
         agent: whose actions to take.
         seeds: reset seeds, an initial state each.
         deterministic: take the most likely actions.
+        workers: processes that share the sub-environments: see :meth:`EnvConfig.make_vec`.
         **env_kwargs: keywords of the environment that override the agent's.
+
+    Raises:
+        ValueError: several workers for other environments than this package's.
     """
-    envs = agent.make_vec(min(AT_ONCE, len(seeds)), **env_kwargs)
+    envs = agent.make_vec(min(AT_ONCE, len(seeds)), workers=workers, **env_kwargs)
     try:
         episodes = [
             episode

@@ -71,6 +71,9 @@ class Config:
         deterministic_eval: whether evaluations take the most likely actions, not random ones.
         vec_env: how the sub-environments are stepped: "batch" (this package's own together, others
             one after the other), "sync" (one after the other) or "async" (a process each).
+        workers: processes that share this package's own sub-environments, 1 to 256 but no more than
+            those, or "auto" for as many as there are physical cores. The agent is the same to the
+            bit for any number.
         device: where the networks are, as PyTorch names it: "cpu", "cuda", "cuda:1".
     """
 
@@ -86,6 +89,7 @@ class Config:
     training_episode_steps: int = 0
     deterministic_eval: bool = True
     vec_env: str = "batch"
+    workers: int | str = 1
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -105,7 +109,9 @@ class Config:
         self.require("training_episode_steps", int, 0, 10**9)
         self.require_choice("deterministic_eval", (False, True))
         self.require_choice("vec_env", VEC_ENVS)
-        _ = self.env
+        if self.workers != "auto":
+            self.require("workers", int, 1, 256)
+        self.env.check_workers(self.workers, self.vec_env)
         try:
             torch.empty(0, device=torch.device(str(self.device)))
         except (RuntimeError, AssertionError):  # the second from a build without CUDA
@@ -123,7 +129,9 @@ class Config:
         """Make sub-environments to train in: see :meth:`EnvConfig.make_vec`."""
         limit = self.training_episode_steps
         kwargs = {"max_episode_steps": limit} if limit else {}
-        return self.env.make_vec(num_envs, training=True, vec_env=self.vec_env, **kwargs)
+        return self.env.make_vec(
+            num_envs, training=True, vec_env=self.vec_env, workers=self.workers, **kwargs
+        )
 
     def require(self, name: str, kind: type, low: float, high: float) -> None:
         """Refuse a setting that is not a number of a kind within ``low`` and ``high``."""
@@ -300,7 +308,12 @@ class Run:
         with _generators_kept():
             # Seeded, since an agent may draw its actions.
             torch.manual_seed(derived_seed(self.config.seed, self.steps))
-            evaluation = evaluate(agent, SELECTION_SEEDS, self.config.deterministic_eval)
+            evaluation = evaluate(
+                agent,
+                SELECTION_SEEDS,
+                self.config.deterministic_eval,
+                workers=self.config.workers,
+            )
         self._next_evaluation = self.steps + self.config.eval_freq
         mean = float(evaluation.returns.mean())
         threshold = agent.env.reward_threshold
@@ -365,12 +378,12 @@ class Run:
             raise FileNotFoundError(f"there is no training to resume{where}")
         tensors, info, _ = read_tensors(path)
         with refusing(path):
-            # A longer training is the one change that leaves the past as it was.
+            # These changes leave the past as it was.
             theirs = info["settings"]
             different = [
                 name
                 for name in {**theirs, **self._settings}
-                if name != "n_timesteps"
+                if name not in ("n_timesteps", "workers")
                 and (name not in theirs or self._settings.get(name) != theirs[name])
             ]
             if different:

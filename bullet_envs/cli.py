@@ -125,6 +125,7 @@ def _add_agent_commands(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--eval-freq", type=int, help="steps between evaluations")
     command.add_argument("--vec-env", choices=("batch", "sync", "async"), help="see the settings")
+    _add_workers(command, "see the settings")
     command.add_argument("--device", help="where the networks are: cpu, cuda, cuda:1")
     command.add_argument("--save-freq", type=int, help="steps between checkpoints")
     command.add_argument(
@@ -148,6 +149,7 @@ def _add_agent_commands(commands: Any) -> None:
     )
     _add_agent(command)
     command.add_argument("--eval-episodes", type=int, default=100)
+    _add_workers(command, "processes that share the episodes, or auto (1)")
     command.set_defaults(command=_evaluate)
 
     command = commands.add_parser("record", help="record a video of an agent")
@@ -215,6 +217,16 @@ def _add_env(parser: argparse.ArgumentParser) -> None:
         metavar="KEY:VALUE",
         help="keywords of the environment, e.g. force:5 continuous:true",
     )
+
+
+def _add_workers(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--workers", type=_workers, metavar="N", help=text)
+
+
+def _workers(text: str) -> int | str:
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number or auto")
+    return text if text == "auto" else int(text)
 
 
 def _add_agent(parser: argparse.ArgumentParser) -> None:
@@ -292,7 +304,7 @@ def _train(options: argparse.Namespace) -> int:
     from .agents import algorithm, new_agent
 
     given = dict(options.hyperparams)
-    for name in ("n_timesteps", "eval_freq", "save_freq", "vec_env", "device"):
+    for name in ("n_timesteps", "eval_freq", "save_freq", "vec_env", "workers", "device"):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
     learner = algorithm(options.algo)
@@ -364,7 +376,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise ValueError(f"--eval-episodes {options.eval_episodes} must lie from 1 to 1000000")
     agent = _load(options)
     seeds = range(EVALUATION_SEEDS.start, EVALUATION_SEEDS.start + options.eval_episodes)
-    evaluation = evaluate(agent, seeds, deterministic=not options.stochastic)
+    workers = 1 if options.workers is None else options.workers
+    evaluation = evaluate(agent, seeds, not options.stochastic, workers)
     _print_table({agent.algo: evaluation}, options.env)
     return 0
 

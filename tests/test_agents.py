@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import math
+import multiprocessing
 import random
 import signal
 import subprocess
@@ -881,6 +882,47 @@ def test_same_seed_same_weights(tmp_path, algo, env_id):
     for kind in ("learner", "best", "final"):
         assert seen["other"][kind] != seen["one"][kind]
     assert len(seen["one"]["scores"]) == 2
+
+
+@pytest.mark.parametrize(
+    "algo, env_id",
+    [
+        ("ppo", "BalancingPlate-v0"),
+        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in ALGOS),
+    ],
+)
+def test_workers_change_no_weight(tmp_path, algo, env_id):
+    """Two processes learn the same as one, and one goes on with what two began."""
+    settings = {**tiny(algo, env_id), "seed": 3}
+    shorter = settings["n_timesteps"] // 2
+    train(algo, tmp_path / "one", env_id, **{**settings, "n_timesteps": shorter})
+    run, _ = train(
+        algo, tmp_path / "two", env_id, workers=2, **{**settings, "n_timesteps": shorter}
+    )
+    assert outcome(tmp_path / "two") == outcome(tmp_path / "one")
+    resume(algo, tmp_path / "one", dataclasses.replace(run.config, n_timesteps=2 * shorter))
+    one = dataclasses.replace(run.config, n_timesteps=2 * shorter, workers=1)
+    resume(algo, tmp_path / "two", one)
+    assert outcome(tmp_path / "two") == outcome(tmp_path / "one")
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_are_for_environments_of_this_package():
+    """Others have a process each with vec_env="async", and say so before anything is written."""
+    for settings in ({"env_id": "CartPole-v1"}, {"env_id": "BulletCartPole-v0", "vec_env": "sync"}):
+        with pytest.raises(ValueError, match=r"workers=2 must be 1 but for .* vec_env='async'"):
+            algorithm("ppo").config(workers=2, **settings)
+    with pytest.raises(ValueError, match="workers='auto' must be 1"):
+        evaluate(untrained("CartPole-v1", "ppo"), workers="auto")
+
+
+@pytest.mark.parametrize("workers", [2, "auto", 100])
+def test_evaluation_with_workers(workers):
+    """Episodes are the same in several processes, of which there are no more than episodes."""
+    agent = load_agent("BalancingPlate-v0", "lqr")
+    alone = evaluate(agent, range(5))
+    shared = evaluate(agent, range(5), workers=workers)
+    assert (shared.returns == alone.returns).all() and (shared.lengths == alone.lengths).all()
 
 
 def log_of(folder):
