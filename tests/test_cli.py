@@ -40,7 +40,8 @@ EVALUATE = f"evaluate --env {ENV_ID} --algo lqr --eval-episodes 1"
 RECORD = f"record --env {ENV_ID} --algo lqr -o videos"
 SETTINGS = (
     "n_timesteps, eval_freq, save_freq, solved_evaluations, frame_stack, action_repeat,"
-    " training_episode_steps, deterministic_eval, vec_env, workers, device, episodes, gamma, learning_rate"
+    " training_episode_steps, deterministic_eval, vec_env, workers, device, episodes, gamma,"
+    " learning_rate"
 )
 KEYWORDS = "continuous, force, x_limit, angle_limit, start_range"
 AGENTS = ", ".join((*ALGOS, *CONTROLLERS))
