@@ -1216,7 +1216,7 @@ def test_solved_is_the_threshold_of_the_spec(tmp_path, monkeypatch, returns, thr
     agent = untrained("BulletCartPole-v0", "dqn")
     monkeypatch.setattr(gym.spec("BulletCartPole-v0"), "reward_threshold", threshold)
     evaluation = Evaluation(np.array(returns), np.full(20, 7))
-    monkeypatch.setattr("bullet_envs.agents.run.evaluate", lambda *args: evaluation)
+    monkeypatch.setattr("bullet_envs.agents.run.evaluate", lambda *args, **kwargs: evaluation)
     config = algorithm("dqn").config(env_id="BulletCartPole-v0")
     with Run(tmp_path / "run", config, progress=False) as run:
         assert run.best_return is None
