@@ -38,7 +38,7 @@ from .tables import add_rows, read_rows, with_section
 
 SEEDS = range(10)
 PIXEL_SEEDS = range(3)
-PIXEL_ALGOS = ("ppo",)  # the others have still to be trained with the present encoder
+PIXEL_ALGOS = ("ppo", "sb3-ppo")  # the others have still to be trained with the present encoder
 A2C_PIXEL_SEEDS = range(1)  # reported, and nothing is expected of it
 EPISODES, PIXEL_EPISODES = 1000, 300
 # Initial states that choose the seed to bundle, and are not reported on.
