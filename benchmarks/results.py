@@ -38,7 +38,14 @@ from .tables import add_rows, read_rows, with_section
 
 SEEDS = range(10)
 PIXEL_SEEDS = range(3)
-PIXEL_ALGOS = ("ppo", "sb3-ppo")  # the others have still to be trained with the present encoder
+# What has still to be trained with the present encoder.
+PENDING = (
+    ("BulletCartPolePixels-v0", "dqn"),
+    ("BulletCartPolePixels-v0", "a2c"),
+    ("BalancingPlatePixels-v0", "reinforce"),
+    ("BalancingPlatePixels-v0", "dqn"),
+    ("BalancingPlatePixels-v0", "a2c"),
+)
 A2C_PIXEL_SEEDS = range(1)  # reported, and nothing is expected of it
 EPISODES, PIXEL_EPISODES = 1000, 300
 # Initial states that choose the seed to bundle, and are not reported on.
@@ -101,7 +108,7 @@ def cells() -> list[tuple[str, str, int]]:
 
 def algos_of(env_id: str) -> tuple[str, ...]:
     """Return the algorithms that an id has results of."""
-    return PIXEL_ALGOS if _is_pixel(env_id) else BUNDLED_ALGOS
+    return tuple(algo for algo in BUNDLED_ALGOS if (env_id, algo) not in PENDING)
 
 
 def _is_pixel(env_id: str) -> bool:

@@ -1502,13 +1502,6 @@ def test_learns(tmp_path, algo, env_id):
     assert run.solved, "it never solved all 20 selection episodes"
 
 
-def required(env_id, algo):
-    """Return the mean that a bundled agent must reach: REINFORCE on images five times random."""
-    if env_id in PIXEL_IDS and algo == "reinforce":
-        return 5 * evaluate(load_agent(env_id, "random"), observer="state").returns.mean()
-    return gym.spec(env_id).reward_threshold
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "env_id, algo",
@@ -1520,7 +1513,7 @@ def required(env_id, algo):
 def test_bundled_agent_solves_its_task(env_id, algo):
     """The bundled weights reach the threshold over 100 unseen episodes, as their card says."""
     returns = evaluate(load_agent(env_id, algo)).returns
-    assert returns.mean() >= required(env_id, algo)
+    assert returns.mean() >= gym.spec(env_id).reward_threshold
     promised = json.loads(pretrained_card(env_id, algo).read_text())["returns"]
     assert promised["episodes"] == (300 if env_id in PIXEL_IDS else 1000)
     # Another processor may round one of 100 episodes to another end.
@@ -1532,7 +1525,7 @@ def test_bundled_agent_solves_its_task(env_id, algo):
 def test_bundled_agent_balances_on_images(env_id, algo):
     """A sample of the sweep above: four episodes, several times as long as random play's."""
     returns = evaluate(load_agent(env_id, algo), EVALUATION_SEEDS[:4]).returns
-    assert returns.mean() >= 0.6 * required(env_id, algo)
+    assert returns.mean() >= 0.6 * gym.spec(env_id).reward_threshold
 
 
 @pytest.mark.parametrize("env_id, algo", BUNDLED)
