@@ -116,27 +116,36 @@ _IMAGES = {
     "gradient_steps": 1,
     "batch_size": 64,
     "exploration_fraction": 0.1,
-    "image_shift": 2,
+    "image_shift": 1,
 }
 _CART_POLE = {"eval_freq": 5_000, "save_freq": 5_000, "gamma": 0.99}
 PRESETS: dict[str, dict[str, Any]] = {
     "BulletCartPole-v0": {**_CART_POLE, "n_timesteps": 100_000},
     "BalancingPlate-v0": {"n_timesteps": 200_000, "solved_evaluations": 4},
-    # Only the latest transitions show where a cart that is well balanced drifts to.
+    # A cart that drifts to the end of the rail takes seconds: with a shorter horizon or shorter
+    # returns the policy balances the pole in 30 k steps, and then comes to lose the cart.
     "BulletCartPolePixels-v0": {
         **_IMAGES,
-        "n_timesteps": 120_000,
+        "n_timesteps": 200_000,
+        "save_freq": 20_000,
+        "n_envs": 16,
         "buffer_size": 20_000,
-        "n_steps": 10,
-        "gamma": 0.99,
+        "n_steps": 20,
+        "gamma": 0.995,
+        "encoder_learning_rate": 2e-4,
+        "reward_scale": 0.05,
     },
+    # To the end: at a third of the learning rate, an agent that had solved 20 initial states four
+    # times in a row lost the ball from 5 of 100 others.
     "BalancingPlatePixels-v0": {
         **_IMAGES,
-        "n_timesteps": 160_000,
+        "n_timesteps": 200_000,
+        "save_freq": 20_000,
+        "solved_evaluations": 0,
         "training_episode_steps": 100,
-        "learning_rate": 2.5e-4,
-        "encoder_learning_rate": 5e-4,
-        "reward_scale": 0.05,
+        "buffer_size": 50_000,
+        "n_steps": 10,
+        "reward_scale": 0.1,
     },
     "CartPole-v1": {**_CART_POLE, "n_timesteps": 50_000},
     "LunarLander-v3": {
