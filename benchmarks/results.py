@@ -40,7 +40,6 @@ SEEDS = range(10)
 PIXEL_SEEDS = range(3)
 # What has still to be trained with the present encoder.
 PENDING = (
-    ("BulletCartPolePixels-v0", "dqn"),
     ("BulletCartPolePixels-v0", "a2c"),
     ("BalancingPlatePixels-v0", "reinforce"),
     ("BalancingPlatePixels-v0", "dqn"),
