@@ -357,7 +357,7 @@ def test_train_evaluate_record(tmp_path, monkeypatch, capsys, algo, env_id):
     command += ["--eval-freq", f"{length // 2}"]
     command += ["--seed", "3", "-params", TINY[algo], "hidden:(8,)"]
     if env_id == PIXEL_ID:
-        command += ["frame_stack:2", "action_repeat:2", "--env-kwargs", "size:20"]
+        command += ["n_steps:5", "frame_stack:2", "action_repeat:2", "--env-kwargs", "size:20"]
     assert cli.main(command) == 0
     folder = Path("runs", algo, f"{env_id}_seed3_1")
     printed = capsys.readouterr().out
