@@ -43,8 +43,6 @@ _MODULES = {
     "sb3-a2c": ("sb3", "SB3A2C", "A2C_PRESETS"),
     "sb3-dqn": ("sb3", "SB3DQN", "DQN_PRESETS"),
     "sb3-sac": ("sb3", "SB3SAC", "SAC_PRESETS"),
-    "rllib-ppo": ("rllib", "RLlibPPO", "PPO_PRESETS"),
-    "rllib-dqn": ("rllib", "RLlibDQN", "DQN_PRESETS"),
 }
 ALGOS = tuple(_MODULES)
 BUNDLED_ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo")  # `make results` trains them

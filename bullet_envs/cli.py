@@ -16,19 +16,11 @@ from . import __version__
 from .registration import env_ids, registered
 
 # Known without importing the agents, which would load torch.
-ALGOS = (
-    *("reinforce", "dqn", "a2c", "ppo", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-sac"),
-    *("rllib-ppo", "rllib-dqn"),
-)
+ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-sac")
 AGENTS = (*ALGOS, "lqr", "random")
 ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
 LONGEST = 1000  # characters of an error
 CONSTANTS = {"true": True, "false": False, "none": None}
-# Settings that train has flags for.
-SETTINGS = (
-    *("n_timesteps", "eval_freq", "save_freq", "vec_env", "workers", "device"),
-    *("num_env_runners", "num_envs_per_env_runner", "ray_address"),
-)
 # The modules of the extra [agents].
 EXTRA = ("torch", "stable_baselines3", "safetensors", "scipy", "tensorboard", "rich", "matplotlib")
 INSTALL = "pip install 'bullet-envs[agents]'"
@@ -73,10 +65,8 @@ def _sentence(error: Exception) -> str:
 
 def _missing(error: ModuleNotFoundError) -> str:
     """Return what an error of an import says, and what to install."""
-    module = (error.name or "").partition(".")[0]
-    if module == "ray":
-        return f"{error}: {INSTALL.replace('agents', 'rllib')}"
-    return f"{error}: {INSTALL}" if module in EXTRA else str(error)
+    of_extra = (error.name or "").partition(".")[0] in EXTRA
+    return f"{error}: {INSTALL}" if of_extra else str(error)
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -136,11 +126,6 @@ def _add_agent_commands(commands: Any) -> None:
     command.add_argument("--eval-freq", type=int, help="steps between evaluations")
     command.add_argument("--vec-env", choices=("batch", "sync", "async"), help="see the settings")
     _add_workers(command, "see the settings")
-    command.add_argument(
-        "--num-env-runners", type=int, metavar="N", help="of RLlib's algorithms, see the settings"
-    )
-    command.add_argument("--num-envs-per-env-runner", type=int, metavar="M", help="the same")
-    command.add_argument("--ray-address", help="of a Ray cluster for RLlib's algorithms")
     command.add_argument("--device", help="where the networks are: cpu, cuda, cuda:1")
     command.add_argument("--save-freq", type=int, help="steps between checkpoints")
     command.add_argument(
@@ -319,7 +304,7 @@ def _train(options: argparse.Namespace) -> int:
     from .agents import algorithm, new_agent
 
     given = dict(options.hyperparams)
-    for name in SETTINGS:
+    for name in ("n_timesteps", "eval_freq", "save_freq", "vec_env", "workers", "device"):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
     learner = algorithm(options.algo)

@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLED, PIXEL_IDS, STATE_IDS, TRAINED_HERE
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
 from gymnasium.spaces import Box
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -212,7 +212,7 @@ def sweep_few(*values):
     return pytest.param(*values, marks=[pytest.mark.sweep] if set(values) & set(FEW) else [])
 
 
-MOST_ALGOS = [sweep_few(algo) for algo in TRAINED_HERE]
+MOST_ALGOS = [sweep_few(algo) for algo in ALGOS]
 KINDS = [
     (env_id, name, continuous)
     for env_id in STATE_IDS + PIXEL_IDS
@@ -444,8 +444,7 @@ def fields_of(config):
 
 
 @pytest.mark.parametrize(
-    "algo, name",
-    [(algo, name) for algo in TRAINED_HERE for name in fields_of(algorithm(algo).config)],
+    "algo, name", [(algo, name) for algo in ALGOS for name in fields_of(algorithm(algo).config)]
 )
 def test_every_setting_has_a_legal_range(algo, name):
     """Whatever is no number of a setting's range is refused by the setting's name."""
@@ -488,7 +487,7 @@ def test_image_shift_needs_images(tmp_path):
     assert run.steps == 0
 
 
-@pytest.mark.parametrize("algo", TRAINED_HERE)
+@pytest.mark.parametrize("algo", ALGOS)
 def test_presets_are_legal(algo):
     """There are presets for known ids only, and each makes a config."""
     learner = algorithm(algo)
@@ -865,7 +864,7 @@ def outcome(folder):
         ("reinforce", "BalancingPlate-v0"),
         ("dqn", "BulletCartPole-v0"),
         ("sb3-ppo", "BalancingPlate-v0"),
-        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in TRAINED_HERE),
+        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in ALGOS),
     ],
 )
 def test_same_seed_same_weights(tmp_path, algo, env_id):
@@ -889,7 +888,7 @@ def test_same_seed_same_weights(tmp_path, algo, env_id):
     "algo, env_id",
     [
         ("ppo", "BalancingPlate-v0"),
-        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in TRAINED_HERE),
+        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in ALGOS),
     ],
 )
 def test_workers_change_no_weight(tmp_path, algo, env_id):
@@ -1073,10 +1072,7 @@ AWKWARD = {
 
 @pytest.mark.parametrize(
     "stops, algo",
-    [
-        *(((1, 10, 777), algo) for algo in TRAINED_HERE),
-        *(sweep_few((1777,), algo) for algo in TRAINED_HERE),
-    ],
+    [*(((1, 10, 777), algo) for algo in ALGOS), *(sweep_few((1777,), algo) for algo in ALGOS)],
     ids=str,
 )
 def test_a_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch, algo, stops):
@@ -1151,7 +1147,7 @@ def test_evaluating_does_not_change_the_training(tmp_path, algo, env_id, reckles
     assert seen[300] == seen[470] == seen[10**6]
 
 
-@pytest.mark.parametrize("algo", TRAINED_HERE)
+@pytest.mark.parametrize("algo", ALGOS)
 @pytest.mark.parametrize("action_repeat", [1, 3])
 def test_the_budget_of_steps_is_kept(tmp_path, algo, action_repeat):
     """-n 100 takes 100 steps, rounded up to one step of all sub-environments, then evaluates."""
@@ -1289,7 +1285,7 @@ def test_truncated_episodes_have_not_terminated(mode):
     assert all(episode.length == 9 for episode in episodes if not episode.terminated)
 
 
-DISCRETE = [algo for algo in TRAINED_HERE if algo != "sb3-sac"]
+DISCRETE = [algo for algo in ALGOS if algo != "sb3-sac"]
 FOREIGN = [
     *(("CartPole-v1", algo) for algo in DISCRETE),
     *(("MountainCar-v0", algo) for algo in DISCRETE),

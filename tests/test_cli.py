@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLED, PIXEL_IDS, STATE_IDS, TRAINED_HERE
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
 from video_tools import decode
 
 import bullet_envs
@@ -347,7 +347,7 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("algo, env_id", [*((a, ENV_ID) for a in TRAINED_HERE), ("dqn", PIXEL_ID)])
+@pytest.mark.parametrize("algo, env_id", [*((a, ENV_ID) for a in ALGOS), ("dqn", PIXEL_ID)])
 def test_train_evaluate_record(tmp_path, monkeypatch, capsys, algo, env_id):
     """A small training is logged under SB3's names; its agent is evaluated and recorded."""
     monkeypatch.chdir(tmp_path)
@@ -766,7 +766,7 @@ def test_keywords_of_the_environment_are_parsed(capsys):
     assert config.env_kwargs == {"continuous": True, "force": 5}
 
 
-@pytest.mark.parametrize("algo", TRAINED_HERE)
+@pytest.mark.parametrize("algo", ALGOS)
 def test_steps_are_as_many_as_asked_for(tmp_path, monkeypatch, capsys, algo):
     """`-n 100` takes 100 steps, rounded up to one step of all sub-environments."""
     monkeypatch.chdir(tmp_path)
