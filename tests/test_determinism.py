@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import threading
+import time
 
 import cloudpickle
 import gymnasium as gym
@@ -29,7 +31,7 @@ from conftest import (
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from bullet_envs.engine.silence import p
+from bullet_envs.engine.silence import p, silenced
 from bullet_envs.simulation import Simulation
 
 # Images have their own tests; here one of ours and one of the tests' must do.
@@ -234,6 +236,32 @@ def test_other_process(run_python):
 
 
 FORK_WARNING = "ignore:.*fork.*:DeprecationWarning"  # Python 3.12 warns whenever threads exist
+
+
+def test_fork_while_another_thread_makes_a_world():
+    """A child can make one too, and prints where its parent does."""
+    began = threading.Event()
+
+    def make_slowly():
+        with silenced():
+            began.set()
+            time.sleep(0.3)
+
+    def use(pipe):
+        env = gym.make("BulletCartPole-v0")
+        env.reset(seed=0)
+        pipe.send(os.fstat(1) == parents_output)
+
+    parents_output = os.fstat(1)
+    mine, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=use, args=(theirs,), daemon=True)
+    thread = threading.Thread(target=make_slowly)
+    thread.start()
+    began.wait()
+    child.start()
+    thread.join()
+    assert mine.poll(20) and mine.recv()
+    child.join()
 
 
 @pytest.mark.filterwarnings(FORK_WARNING)

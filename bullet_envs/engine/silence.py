@@ -12,6 +12,11 @@ from ..versions import pybullet_name
 
 # Reentrant: the garbage collector may close a forgotten world while output is silenced.
 _LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A child would have the lock of another thread for ever, and no output.
+    os.register_at_fork(
+        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release
+    )
 _LIBC: Any = None
 with suppress(TypeError, OSError):  # Windows has no handle of the process itself
     _LIBC = ctypes.CDLL(None)
