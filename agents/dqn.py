@@ -134,6 +134,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gamma": 0.995,
         "encoder_learning_rate": 2e-4,
         "reward_scale": 0.05,
+        # The longer average that plays no longer falls back: with 0.005 one of three seeds lost 5 %
+        # of the initial states. To the end, as on the plate.
+        "tau": 0.002,
+        "solved_evaluations": 0,
     },
     # To the end: at a third of the learning rate, an agent that had solved 20 initial states four
     # times in a row lost the ball from 5 of 100 others.
