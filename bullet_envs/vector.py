@@ -57,8 +57,8 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         render_mode: ``"rgb_array"`` for frames, ``"rgb_array_list"`` for all frames since the last
             ``render()`` or ``reset()``, or None.
         observer: what the agent observes: ``"state"`` or ``"pixels"``.
-        workers: processes that share the sub-environments, at most ``num_envs``. With 1 there is
-            no other than this one. ``"auto"``: as many as this process has physical cores, by its
+        workers: processes that share the sub-environments, this one included, at most
+            ``num_envs``. ``"auto"``: as many as this process has physical cores, by its
             affinity and its cgroup's quota. The bits are the same for any number.
         start_method: of these processes, ``"fork"``, ``"forkserver"`` or ``"spawn"``; None for
             Python's default.

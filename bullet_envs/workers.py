@@ -1,13 +1,15 @@
 """Processes that share the sub-environments of a vector environment.
 
-What goes in and comes out of each step lies in memory that all processes share, see
-:class:`~bullet_envs.sub_environments.Results`, and is written in place. A semaphore for each worker
-tells it to go on, another that it is done. All else (seeds, given states, errors, copies) goes
-through a pipe.
+The process that steps the vector environment does the first part itself, and has a worker process
+for each other part. What goes in and comes out of each step lies in memory that all processes
+share, see :class:`~bullet_envs.sub_environments.Results`, and is written in place. A semaphore for
+each worker tells it to go on, another that it is done. All else (seeds, given states, errors,
+copies) goes through a pipe.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import multiprocessing
@@ -41,11 +43,11 @@ DONE, REPLIED = range(2)
 class Workers:
     """Sub-environments in several processes: used as :class:`SubEnvironments`, which each has.
 
-    The processes begin with the first call, and end with :meth:`close` or with this process,
+    The worker processes begin with the first call, and end with :meth:`close` or with this process,
     however it ends.
 
     Args:
-        parts: of the sub-environments, in order, one for each process.
+        parts: of the sub-environments, in order, the first for this process, one for each other.
         start_method: of the processes, None for Python's default.
 
     Attributes:
@@ -60,7 +62,7 @@ class Workers:
     @property
     def generators(self) -> list[tuple[np.random.Generator, int]]:
         """A copy of the pair of generator and seed of each sub-environment."""
-        return [pair for part in self._fetch() for pair in part.generators]
+        return copy.deepcopy([pair for part in self._fetch() for pair in part.generators])
 
     def reset(self, indices: Sequence[int], seeds: Mapping[int, int], state: State | None) -> None:
         """As :meth:`SubEnvironments.reset`."""
@@ -97,6 +99,7 @@ class Workers:
             return
         self._processes.end()
         self._processes = None
+        parts[0].close()
         self._share(parts)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -136,16 +139,20 @@ class Workers:
         return self._parts if self._processes is None else self._run(FETCH)
 
     def _run(self, command: int, messages: Sequence[Any] = ()) -> list[Any]:
-        """Let the workers do something and return what each replies.
+        """Let each part do something and return what each replies.
 
         Raises:
             RuntimeError: a worker has died.
-            BaseException: what a worker raised, or Ctrl-C.
+            BaseException: what a part raised, or Ctrl-C.
         """
         if self._processes is None:
-            self._processes = _Processes(self._parts, self._rows, self._memory, self._start_method)
+            self._processes = _Processes(
+                self._parts[1:], self._rows[1:], self._memory, self._start_method
+            )
         try:
-            replies = self._processes.run(command, messages)
+            self._processes.begin(command, messages[1:])
+            own = _reply(self._parts[0], command, lambda: messages[0])
+            replies = [own, *self._processes.finish()]
         except BaseException:  # they are somewhere in a step
             self._processes.end(patience=0.0)
             self._processes = None
@@ -197,7 +204,7 @@ class _Worker:
 
 
 class _Processes:
-    """The running processes of :class:`Workers`.
+    """The worker processes of :class:`Workers`.
 
     Args:
         parts: what each is to have.
@@ -237,8 +244,8 @@ class _Processes:
             self.end()
             raise
 
-    def run(self, command: int, messages: Sequence[Any]) -> list[Any]:
-        """Let all do something, and return what each replies: a value, None or an exception.
+    def begin(self, command: int, messages: Sequence[Any]) -> None:
+        """Let all do something.
 
         Raises:
             RuntimeError: one has died.
@@ -248,21 +255,30 @@ class _Processes:
         if not self._workers:
             raise RuntimeError("the workers have ended with the interpreter")
         self._words[0] = command
+        for worker in self._workers:
+            worker.go.release()
         try:
-            for worker in self._workers:
-                worker.go.release()
             for worker, message in zip(self._workers, messages, strict=False):
                 worker.pipe.send(message)
-            return [self._reply(index) for index in range(len(self._workers))]
-        except (EOFError, ConnectionError):
+        except ConnectionError:
             raise RuntimeError(self._obituary()) from None
 
-    def _reply(self, index: int) -> Any:
-        """Wait for a worker and return what it replies."""
+    def finish(self) -> list[Any]:
+        """Wait for all, and return what each replies: a value, None or an exception.
+
+        Raises:
+            RuntimeError: one has died.
+        """
+        return [self._finish(index) for index in range(len(self._workers))]
+
+    def _finish(self, index: int) -> Any:
         worker = self._workers[index]
         if not _acquire(worker.done, self._spin, self._are_alive):
             raise RuntimeError(self._obituary())
-        return None if self._words[1 + index] == DONE else worker.pipe.recv()
+        try:
+            return None if self._words[1 + index] == DONE else worker.pipe.recv()
+        except (EOFError, ConnectionError):
+            raise RuntimeError(self._obituary()) from None
 
     def _are_alive(self) -> bool:
         return all(worker.process.is_alive() for worker in self._workers)
@@ -339,21 +355,28 @@ def _work(
         return parent.is_alive() and os.getppid() == id_of_parent  # type: ignore[union-attr]
 
     while _acquire(go, spin, is_alive) and words[0] != END:
-        word = DONE
-        try:
-            if words[0] in (STEP, STEP_UNOBSERVED):
-                part.step(words[0] == STEP_UNOBSERVED)
-            elif words[0] == FETCH:
-                word, reply = REPLIED, part
-            else:
-                name, arguments = pipe.recv()
-                getattr(part, name)(*arguments)
-        except Exception as error:
-            word, reply = REPLIED, ExceptionWithTraceback(error, error.__traceback__)
-        words[1 + index] = word
+        reply = _reply(part, words[0], pipe.recv)
+        if isinstance(reply, Exception):
+            reply = ExceptionWithTraceback(reply, reply.__traceback__)
+        words[1 + index] = DONE if reply is None else REPLIED
         done.release()
-        if word == REPLIED:
+        if reply is not None:
             pipe.send(reply)
+
+
+def _reply(part: SubEnvironments, command: int, message: Callable[[], Any]) -> Any:
+    """Let a part do something, and return it, None, or the exception that it raised."""
+    try:
+        if command == FETCH:
+            return part
+        if command == CALL:
+            name, arguments = message()
+            getattr(part, name)(*arguments)
+        else:
+            part.step(command == STEP_UNOBSERVED)
+    except Exception as error:
+        return error
+    return None
 
 
 def count_workers(workers: Any, num_envs: int) -> int:

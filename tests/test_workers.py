@@ -97,7 +97,7 @@ def test_start_methods(make_vec, env_id, start_method):
     kwargs = {"autoreset_mode": "SameStep", "max_episode_steps": 6}
     several = make_vec(prefixed(env_id), 3, workers=2, start_method=start_method, **kwargs)
     assert compare(several, make_vec(env_id, 3, **kwargs), 15) > 3
-    assert len(children()) == 2
+    assert len(children()) == 1  # this process is the other
 
 
 def test_seeds_states_and_masks(make_vec):
@@ -179,7 +179,7 @@ def test_reset_after_close(make_vec):
         with pytest.raises(ClosedEnvironmentError):
             envs.step(np.zeros(4, np.int64))
     assert_same(several.reset(), one.reset())
-    assert len(children()) == 2
+    assert len(children()) == 1
 
 
 def test_in_threads(make_vec):
@@ -222,25 +222,28 @@ class Fragile(Shover):
     """Breaks when the box has been pushed."""
 
     def reward(self, state, action, next_state):
-        if np.any(np.abs(next_state[0]) > 0.02):
+        if np.any(next_state[0] > 0.02):
             raise ZeroDivisionError("the box has been pushed")
         return 1.0
 
 
-def test_an_error_in_a_worker(make_vec):
-    """It is raised as it was, with the worker's traceback, and the next reset begins anew."""
+@pytest.mark.parametrize("pushed", [0, 2], ids=["here", "in a worker"])
+def test_an_error_in_a_part(make_vec, pushed):
+    """It is raised as it was, with a worker's traceback, and the next reset begins anew."""
     envs, one = (gym.make_vec("Shover-v0", num_envs=3, task=Fragile, workers=n) for n in (2, 1))
+    actions = np.zeros(3, np.int64)
+    actions[pushed] = 1
     for each in (envs, one):
         each.reset(seed=0)
         with pytest.raises(ZeroDivisionError, match="the box has been pushed") as caught:
             for _ in range(100):
-                each.step(np.ones(3, np.int64))
-        if each is envs:
+                each.step(actions)
+        if each is envs and pushed:
             assert "in reward" in str(caught.value.__cause__)
         with pytest.raises(ResetNeeded):
-            each.step(np.ones(3, np.int64))
+            each.step(actions)
     assert_same(envs.reset(), one.reset())
-    assert len(children()) == 2
+    assert len(children()) == 1
     for each in (envs, one):
         each.close()
 
@@ -273,13 +276,20 @@ def test_ctrl_c_in_a_step(make_vec, monkeypatch):
 @pytest.mark.parametrize("moment", ["between steps", "in a step"])
 def test_a_killed_worker_is_one_clear_error(make_vec, monkeypatch, moment, times):
     """Within a second; all other processes end, and a reset begins new ones."""
-    one = make_vec("BulletCartPole-v0", 4)
+    one = make_vec("BulletCartPole-v0", 6)
     first = one.reset(seed=5)
+    step, here = Simulation.step, os.getpid()
+
+    def slow(*arguments):
+        if os.getpid() != here:
+            time.sleep(5)
+        return step(*arguments)
+
     for number in range(times):
         with monkeypatch.context() as patch:
             if moment == "in a step":
-                patch.setattr(Simulation, "step", lambda *arguments: time.sleep(5))
-            envs = make_vec("BulletCartPole-v0", 4, workers=2)
+                patch.setattr(Simulation, "step", slow)
+            envs = make_vec("BulletCartPole-v0", 6, workers=3)
             envs.reset(seed=0)
             victim = children()[number % 2].pid
             delay = 0.2 if moment == "in a step" else 0.0
@@ -289,12 +299,12 @@ def test_a_killed_worker_is_one_clear_error(make_vec, monkeypatch, moment, times
                 timer.join()
             begun = time.monotonic()
             with pytest.raises(
-                RuntimeError, match=r"sub-environments (0 to 1|2 to 3) has died \(SIGKILL\)"
+                RuntimeError, match=r"sub-environments (2 to 3|4 to 5) has died \(SIGKILL\)"
             ):
-                envs.step(np.zeros(4, np.int64))
+                envs.step(np.zeros(6, np.int64))
             assert time.monotonic() - begun < 1 + delay
         with pytest.raises(ResetNeeded):
-            envs.step(np.zeros(4, np.int64))
+            envs.step(np.zeros(6, np.int64))
         assert not children()
         assert_same(envs.reset(seed=5), first)
         os.kill(children()[0].pid, signal.SIGKILL)
@@ -306,7 +316,7 @@ import gc, os, signal, sys, time
 import gymnasium as gym, numpy as np, bullet_envs, multiprocessing
 if __name__ == "__main__":
     how, start_method = sys.argv[1:]
-    envs = gym.make_vec("BulletCartPole-v0", num_envs=4, workers=2, start_method=start_method)
+    envs = gym.make_vec("BulletCartPole-v0", num_envs=4, workers=3, start_method=start_method)
     envs.reset(seed=0)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
     actions = np.zeros(4, np.int64)
