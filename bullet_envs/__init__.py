@@ -12,8 +12,7 @@ from .camera import Camera
 from .engine.urdf import read_joints, read_links
 from .registration import env_ids, register_envs, register_task, registered
 from .scene import Actuator, BodyScene, ContactFreeScene, Scene
-from .snapshots import restore, snapshot
-from .task import Parameter, Task
+from .task import Task
 
 if TYPE_CHECKING:
     from .engine.world import World
@@ -29,7 +28,6 @@ __all__ = [
     "BodyScene",
     "Camera",
     "ContactFreeScene",
-    "Parameter",
     "Recorder",
     "Scene",
     "Task",
@@ -39,8 +37,6 @@ __all__ = [
     "register_envs",
     "register_task",
     "registered",
-    "restore",
-    "snapshot",
 ]
 
 

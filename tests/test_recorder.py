@@ -123,7 +123,6 @@ def test_the_card_tells_what_was_recorded(tmp_path):
         "seed": 5,
         "options": None,
         "start_state": start,
-        "snapshot": None,
         "elapsed_steps": 0,
         "resets": [],
         "length": 12,
