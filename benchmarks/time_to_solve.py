@@ -35,7 +35,7 @@ from .tables import with_section
 PLATE = "BalancingPlate-v0"
 SOLVED = 475.0  # mean return of 20 episodes
 SEEDS = range(3)
-OURS = {"DQN": "dqn", "PPO": "sb3-ppo"}
+OURS = {"DQN": "dqn", "PPO": "ppo"}
 # https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams, CartPole-v1.
 ZOO: dict[str, dict[str, Any]] = {
     "DQN": {

@@ -91,11 +91,11 @@ def test_time_to_solve_names_seeds_that_did_not_solve(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["our reinforce", "our dqn", "our sb3-ppo", "SB3 DQN", "SB3 PPO"])
+@pytest.mark.parametrize("name", ["our reinforce", "our dqn", "our ppo", "SB3 DQN", "SB3 PPO"])
 def test_a_training_says_whether_it_solved(monkeypatch, name):
     """What any agent reaches is solved at the first evaluation, what none reaches never."""
     settings = {"n_timesteps": 1200, "eval_freq": 400}
-    algo = {"SB3 DQN": "dqn", "SB3 PPO": "sb3-ppo"}.get(name, name.split()[1])
+    algo = {"SB3 DQN": "dqn", "SB3 PPO": "ppo"}.get(name, name.split()[1])
     learner = algorithm(algo)
     monkeypatch.setitem(learner.presets, "BulletCartPole-v0", settings)
     (solve,) = [
