@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help venv demo test test-all lint check results benchmark-agents ablations atari observability custom-environment \
-	bench videos format clean
+	bench scaling videos format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,11 @@ custom-environment: venv ## train the guide's arm with every seed, where its CSV
 bench: venv ## time the environments beside bare PyBullet and others
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.time_to_solve --json docs/bench.json --readme README.md
+
+scaling: venv ## measure workers, and Ray RLlib's sampling and trainings, for docs/scaling.md
+	$(BIN)/python -m benchmarks.worker_scaling --json docs/worker_scaling.json --document docs/scaling.md
+	@[ -d build/rllib/ray ] || $(BIN)/python -m pip install -qq --target build/rllib -c constraints-rllib.txt "ray[rllib]"
+	PYTHONPATH=build/rllib $(BIN)/python -m benchmarks.rllib_scaling --json docs/rllib.json --document docs/scaling.md
 
 videos: venv ## record the bundled agents and draw the images of the docs
 	$(BIN)/python docs/images.py

@@ -43,16 +43,18 @@ _MODULES = {
     "sb3-a2c": ("sb3", "SB3A2C", "A2C_PRESETS"),
     "sb3-dqn": ("sb3", "SB3DQN", "DQN_PRESETS"),
     "sb3-sac": ("sb3", "SB3SAC", "SAC_PRESETS"),
+    "rllib-ppo": ("rllib", "RLlibPPO", "PPO_PRESETS"),
+    "rllib-dqn": ("rllib", "RLlibDQN", "DQN_PRESETS"),
 }
 ALGOS = tuple(_MODULES)
 BUNDLED_ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo")  # `make results` trains them
-CONTROLLERS = ("lqr", "random")
+CONTROLLERS = ("lqr", "lqg", "random")
 
 
 def controllers_of(env_id: str) -> tuple[str, ...]:
     """Return the controllers for an id.
 
-    The LQR must observe the state of a registered task that has an equilibrium.
+    LQR and LQG must observe the state of a registered task that has an equilibrium.
     """
     task = registered(env_id)
     is_regulated = (
@@ -60,7 +62,7 @@ def controllers_of(env_id: str) -> tuple[str, ...]:
         and bare_id(env_id) == task.state_id
         and load_task(task.task).has_equilibrium
     )
-    return tuple(name for name in CONTROLLERS if name != "lqr" or is_regulated)
+    return tuple(name for name in CONTROLLERS if name == "random" or is_regulated)
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,8 @@ def load_agent(
     Args:
         env_id: any id of Gymnasium's, ``"CartPole-v1"`` or ``"module:Id-v0"``.
         agent: a bundled agent (``"reinforce"``, ``"dqn"``, ``"sb3-ppo"``), a controller
-            (``"lqr"`` or ``"random"``), or the path of a card (``best.json``) or of the folder of
-            a run.
+            (``"lqr"``, ``"lqg"`` or ``"random"``), or the path of a card (``best.json``) or of the
+            folder of a run.
         policy_class: the class that the agent's policy was trained with, if it has a network of
             its own; None for the algorithm's.
         **env_kwargs: keywords of the environment that ``make_env`` makes, beside those that the
@@ -206,6 +208,10 @@ def _controller(env: EnvConfig, name: str) -> Agent:
             from .lqr import LQRPolicy  # here, since it needs the engine and SciPy
 
             policy = LQRPolicy(made)
+        elif name == "lqg":
+            from .lqg import LQGPolicy
+
+            policy = LQGPolicy(made)
         else:
             policy = RandomPolicy(made.observation_space, made.action_space)
     return Agent(name, env, policy)

@@ -53,8 +53,23 @@ class Agent:
             return None
         return str(self.env.env_kwargs.get("renderer", "tiny"))
 
-    def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
-        """Return an action for each of several observations, shape (num_envs, ...)."""
+    def act(
+        self,
+        observations: npt.NDArray[Any],
+        deterministic: bool,
+        episodes: npt.NDArray[np.int64] | None = None,
+    ) -> npt.NDArray[Any]:
+        """Return an action for each of several observations, shape (num_envs, ...).
+
+        Args:
+            observations: of some episodes.
+            deterministic: whether the most likely actions.
+            episodes: which they are of those that the policy has begun, for one with a memory.
+        """
+        if self.policy.has_memory:
+            memorising: Any = self.policy
+            actions: npt.NDArray[Any] = memorising.act(observations, deterministic, episodes)
+            return actions
         return self.policy.act(observations, deterministic)
 
     def predict(

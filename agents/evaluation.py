@@ -61,20 +61,23 @@ def ended_wait(envs: VectorEnv[Any, Any, Any]) -> bool:
 
 def run_episodes(
     envs: VectorEnv[Any, Any, Any],
-    act: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    act: Callable[[npt.NDArray[Any], npt.NDArray[np.int64]], npt.NDArray[Any]],
     seeds: Sequence[int],
     max_steps: int | None = None,
     keep_observations: bool = True,
+    begin: Callable[[dict[str, Any], int], None] | None = None,
 ) -> list[Episode]:
     """Run one episode from each seed, all at once.
 
     Args:
         envs: at least as many sub-environments as seeds, with any autoreset mode.
-        act: maps observations of shape (n, ...) to actions of shape (n, ...).
+        act: maps observations of shape (n, ...), and the numbers of their episodes, to actions of
+            shape (n, ...).
         seeds: the reset seed of each episode.
         max_steps: actions in all episodes together after which those that have not ended are
             left; the last step of all sub-environments may exceed it.
         keep_observations: whether episodes have their observations and actions.
+        begin: is given the infos of the reset and the number of episodes.
 
     Returns:
         The episodes, in the order of their seeds.
@@ -83,13 +86,15 @@ def run_episodes(
     resets_ended = mode is AutoresetMode.DISABLED and not ended_wait(envs)
     episodes = [Episode() for _ in seeds]
     others = [None] * (envs.num_envs - len(seeds))
-    latest, _ = envs.reset(seed=[*map(int, seeds), *others])  # type: ignore[arg-type]
+    latest, reset_infos = envs.reset(seed=[*map(int, seeds), *others])  # type: ignore[arg-type]
+    if begin is not None:
+        begin(reset_infos, len(seeds))
     actions = np.zeros(envs.action_space.shape or (), envs.action_space.dtype)
     live = np.arange(len(seeds))
     taken = 0
     while len(live) and (max_steps is None or taken < max_steps):
         observations = latest[live]
-        actions[live] = decided = act(observations)
+        actions[live] = decided = act(observations, live)
         if not taken:
             actions[len(seeds) :] = actions[0]  # legal, for those that are not used
         latest, rewards, terminated, truncated, infos = envs.step(actions)
@@ -142,9 +147,10 @@ def evaluate(
             for first in range(0, len(seeds), AT_ONCE)
             for episode in run_episodes(
                 envs,
-                lambda observations: agent.act(observations, deterministic),
+                lambda observations, live: agent.act(observations, deterministic, live),
                 seeds[first : first + AT_ONCE],
                 keep_observations=False,
+                begin=agent.policy.begin,
             )
         ]
     finally:

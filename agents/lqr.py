@@ -10,7 +10,7 @@ Run ``bullet-envs evaluate --algo lqr --env BalancingPlate-v0``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ class Regulator:
     command_cost: Array
 
 
-def linearise(task: Task, step: float = STEP) -> LinearModel:
+def linearise(task: Task, step: float = STEP, simulation: Simulation | None = None) -> LinearModel:
     """Return the engine's linear model about ``task.rest()``.
 
     Central differences with two step sizes, extrapolated to none (Richardson).
@@ -71,6 +71,7 @@ def linearise(task: Task, step: float = STEP) -> LinearModel:
     Args:
         task: whose engine to differentiate.
         step: in units of ``task.tolerances`` and ``task.command_tolerances``.
+        simulation: with the parameters of the task, None for a new one.
 
     Raises:
         ValueError: the state at rest does not stay where it is.
@@ -78,11 +79,11 @@ def linearise(task: Task, step: float = STEP) -> LinearModel:
     widths = np.array([*task.tolerances, *task.command_tolerances], np.float64)
     n = len(task.tolerances)
     resting = np.array([actuator.centre for actuator in task.actuators], np.float64)
-    simulation = Simulation(task)
+    engine = Simulation(task) if simulation is None else simulation
 
     def advance(point: Array) -> Array:
-        simulation.set_state({0: task.from_coordinates(point[:n].tolist())})
-        columns = simulation.step((resting + point[n:]).tolist())
+        engine.set_state({0: task.from_coordinates(point[:n].tolist())})
+        columns = engine.step((resting + point[n:]).tolist())
         return np.array(task.coordinates(columns), np.float64)
 
     try:
@@ -95,7 +96,8 @@ def linearise(task: Task, step: float = STEP) -> LinearModel:
             )
         jacobian = _extrapolated(advance, step * widths)
     finally:
-        simulation.close()
+        if simulation is None:
+            engine.close()
     return LinearModel(jacobian[:, :n], jacobian[:, n:], task.coordinate_names)
 
 
@@ -166,7 +168,7 @@ class LQRPolicy(Policy):
         super().__init__(env.observation_space, env.action_space)
         task: Task = env.unwrapped.task  # type: ignore[attr-defined]
         regulator = regulate(linearise(task), task)
-        at_rest, shown = _observation_model(task)
+        at_rest, shown = observation_model(task)
         coordinates = np.linalg.pinv(shown)
         if (bad := np.abs(coordinates @ shown - np.eye(shown.shape[1])).max(axis=0) > 1e-6).any():
             hidden = task.coordinate_names[int(bad.argmax())]
@@ -187,14 +189,19 @@ class LQRPolicy(Policy):
         return actions
 
 
-def _observation_model(task: Task) -> tuple[Array, Array]:
+def flat_observation(task: Task, state: Sequence[float]) -> Array:
+    """Return the columns of the observation of a state, a Dict's flattened as by Gymnasium."""
+    columns = task.observe([float(x) for x in state])
+    if isinstance(columns, Mapping):  # by name
+        columns = [column for name in sorted(columns) for column in columns[name]]
+    return np.array(columns, np.float64)
+
+
+def observation_model(task: Task) -> tuple[Array, Array]:
     """Return the observation at rest, and its Jacobian with respect to the coordinates."""
 
     def observe(coordinates: Array) -> Array:
-        columns = task.observe([float(x) for x in task.from_coordinates(coordinates.tolist())])
-        if isinstance(columns, Mapping):  # flattened as Gymnasium flattens a Dict: by name
-            columns = [column for name in sorted(columns) for column in columns[name]]
-        return np.array(columns, np.float64)
+        return flat_observation(task, task.from_coordinates(coordinates.tolist()))
 
     widths = STEP * np.array(task.tolerances, np.float64)
     return observe(np.zeros(len(widths))), _extrapolated(observe, widths)

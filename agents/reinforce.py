@@ -214,7 +214,7 @@ def train(config: ReinforceConfig, run: Run) -> Agent:
         torch.manual_seed(derived_seed(config.seed, run.steps))
         seeds = [derived_seed(config.seed, run.steps, index) for index in range(config.episodes)]
         played = run_episodes(
-            *(envs, lambda observations: agent.act(observations, deterministic=False), seeds),
+            *(envs, lambda seen, _: agent.act(seen, deterministic=False), seeds),
             max_steps=run.actions_left,
         )
         episodes = [episode for episode in played if episode.ended]

@@ -210,6 +210,43 @@ class VectorFrameStack(_VectorWrapper):
         return self._stacks.copy(), *rest
 
 
+class NextStepAutoreset(_VectorWrapper):
+    """Gives a vector environment that waits for resets the mode ``NEXT_STEP``.
+
+    The step after the end of an episode ignores the sub-environment's action and begins its next
+    episode. Infos are left out.
+
+    Args:
+        envs: of this package, with ``AutoresetMode.DISABLED``.
+
+    Raises:
+        ValueError: it resets sub-environments by itself.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        require_disabled(envs, "NextStepAutoreset")
+        super().__init__(envs)
+        self.metadata = {**envs.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self._ended = np.zeros(self.num_envs, np.bool_)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode in every sub-environment, or in those of a ``reset_mask``."""
+        observations, _ = self.env.reset(seed=seed, options=options)
+        self._ended[(options or {}).get("reset_mask", slice(None))] = False
+        return observations, {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Act, or begin an episode where one has ended, with reward 0 and both flags False."""
+        observations, rewards, terminated, truncated, _ = self.env.step(actions)
+        if (begun := self._ended).any():
+            observations, _ = self.env.reset(options={"reset_mask": begun})
+            terminated, truncated = terminated & ~begun, truncated & ~begun
+        self._ended = terminated | truncated
+        return observations, rewards, terminated, truncated, {}
+
+
 def autoreset_mode(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     """Return when a vector environment resets ended sub-environments."""
     # One without a mode is of the kind that Gymnasium makes by default.

@@ -122,7 +122,7 @@ def sections() -> list[TimeToSolve]:
     """
     cart_pole, plate = CART_POLE, PLATE
     ours = {
-        env_id: {f"our {algo} on {env_id}": _ours(algo, env_id) for algo in BUNDLED_ALGOS}
+        env_id: {f"our {algo} on {env_id}": training(algo, env_id) for algo in BUNDLED_ALGOS}
         for env_id in (cart_pole, plate)
     }
     theirs = {f"SB3 {algo} on {cart_pole}": _sb3(algo, cart_pole) for algo in ZOO}
@@ -135,10 +135,19 @@ def sections() -> list[TimeToSolve]:
     ]
 
 
-def _ours(algo: str, env_id: str) -> Callable[[int], bool]:
+def training(algo: str, env_id: str, **settings: Any) -> Callable[[int], bool]:
+    """Return what trains from a seed until the environment is solved, and tells whether it was.
+
+    Args:
+        algo: of this package.
+        env_id: of the environment.
+        **settings: that differ from the preset.
+    """
+
     def solve(seed: int) -> bool:
         learner = algorithm(algo)
-        config = learner.config(env_id=env_id, seed=seed, **learner.preset(env_id))
+        merged = learner.preset(env_id) | settings
+        config = learner.config(env_id=env_id, seed=seed, **merged)
         with (
             tempfile.TemporaryDirectory() as folder,
             _UntilSolved(Path(folder) / "run", config, progress=False) as run,

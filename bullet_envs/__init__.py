@@ -12,7 +12,8 @@ from .camera import Camera
 from .engine.urdf import read_joints, read_links
 from .registration import env_ids, register_envs, register_task, registered
 from .scene import Actuator, BodyScene, ContactFreeScene, Scene
-from .task import Task
+from .snapshots import restore, snapshot
+from .task import Parameter, Task
 
 if TYPE_CHECKING:
     from .engine.world import World
@@ -28,6 +29,7 @@ __all__ = [
     "BodyScene",
     "Camera",
     "ContactFreeScene",
+    "Parameter",
     "Recorder",
     "Scene",
     "Task",
@@ -37,6 +39,8 @@ __all__ = [
     "register_envs",
     "register_task",
     "registered",
+    "restore",
+    "snapshot",
 ]
 
 

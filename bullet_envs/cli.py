@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,11 +17,19 @@ from . import __version__
 from .registration import env_ids, registered
 
 # Known without importing the agents, which would load torch.
-ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-sac")
-AGENTS = (*ALGOS, "lqr", "random")
+ALGOS = (
+    *("reinforce", "dqn", "a2c", "ppo", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-sac"),
+    *("rllib-ppo", "rllib-dqn"),
+)
+AGENTS = (*ALGOS, "lqr", "lqg", "random")
 ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
 LONGEST = 1000  # characters of an error
 CONSTANTS = {"true": True, "false": False, "none": None}
+# Settings that train has flags for.
+SETTINGS = (
+    *("n_timesteps", "eval_freq", "save_freq", "vec_env", "workers", "device"),
+    *("num_env_runners", "num_envs_per_env_runner", "ray_address"),
+)
 # The modules of the extra [agents].
 EXTRA = ("torch", "stable_baselines3", "safetensors", "scipy", "tensorboard", "rich", "matplotlib")
 INSTALL = "pip install 'bullet-envs[agents]'"
@@ -65,8 +74,10 @@ def _sentence(error: Exception) -> str:
 
 def _missing(error: ModuleNotFoundError) -> str:
     """Return what an error of an import says, and what to install."""
-    of_extra = (error.name or "").partition(".")[0] in EXTRA
-    return f"{error}: {INSTALL}" if of_extra else str(error)
+    module = (error.name or "").partition(".")[0]
+    if module == "ray":
+        return f"{error}: {INSTALL.replace('agents', 'rllib')}"
+    return f"{error}: {INSTALL}" if module in EXTRA else str(error)
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -126,6 +137,11 @@ def _add_agent_commands(commands: Any) -> None:
     command.add_argument("--eval-freq", type=int, help="steps between evaluations")
     command.add_argument("--vec-env", choices=("batch", "sync", "async"), help="see the settings")
     _add_workers(command, "see the settings")
+    command.add_argument(
+        "--num-env-runners", type=int, metavar="N", help="of RLlib's algorithms, see the settings"
+    )
+    command.add_argument("--num-envs-per-env-runner", type=int, metavar="M", help="the same")
+    command.add_argument("--ray-address", help="of a Ray cluster for RLlib's algorithms")
     command.add_argument("--device", help="where the networks are: cpu, cuda, cuda:1")
     command.add_argument("--save-freq", type=int, help="steps between checkpoints")
     command.add_argument(
@@ -158,6 +174,12 @@ def _add_agent_commands(commands: Any) -> None:
     command.add_argument("-o", "--output-folder", type=Path, default=Path("videos"))
     command.add_argument("--gif", action="store_true", help="also a small GIF of the first 5 s")
     command.set_defaults(command=_record)
+
+    command = commands.add_parser("replay", help="play a recorded episode again, without the agent")
+    command.add_argument("file", type=Path, metavar="FILE", help="the JSON beside a video")
+    command.add_argument("--env", help="its id, where that is one of a package of yours")
+    command.add_argument("-o", "--output-folder", type=Path, help="record it again, into a folder")
+    command.set_defaults(command=_replay)
 
     if _has_agents():
         command = commands.add_parser("demo", help="train, evaluate and record in about a minute")
@@ -199,6 +221,7 @@ def _settings_text(algo: str) -> str:
     lines = [f"settings of {algo} for --hyperparams, with their defaults:"]
     for name, default, meaning in settings:
         shown = str(default).replace(" ", "") if isinstance(default, tuple) else default
+        shown = "''" if default == "" else shown
         lines += [f"  {name}:{shown}", f"        {meaning}"]
     return "\n".join(lines)
 
@@ -215,7 +238,8 @@ def _add_env(parser: argparse.ArgumentParser) -> None:
         type=_pair,
         default=[],
         metavar="KEY:VALUE",
-        help="keywords of the environment, e.g. force:5 continuous:true",
+        help="keywords of the environment, e.g. force:5 continuous:true, or from a JSON file, e.g."
+        " perturbations:@windy.json",
     )
 
 
@@ -245,6 +269,11 @@ def _pair(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} must be KEY:VALUE")
     if value.lower() in CONSTANTS:
         return key, CONSTANTS[value.lower()]
+    if value.startswith("@"):
+        try:
+            return key, json.loads(Path(value[1:]).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -304,7 +333,7 @@ def _train(options: argparse.Namespace) -> int:
     from .agents import algorithm, new_agent
 
     given = dict(options.hyperparams)
-    for name in ("n_timesteps", "eval_freq", "save_freq", "vec_env", "workers", "device"):
+    for name in SETTINGS:
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
     learner = algorithm(options.algo)
@@ -417,7 +446,8 @@ def _record_episode(agent: Any, seed: int, folder: Path, deterministic: bool = T
     # Around the recorder, so that the video has every frame of an action that is repeated.
     env = agent.env.wrap(recorder)
     with env, tqdm(desc="recording", unit="action", mininterval=0.5) as bar:
-        observation, _ = env.reset(seed=seed)
+        observation, info = env.reset(seed=seed)
+        agent.policy.begin(info, 1)
         ended = False
         while not ended:
             action, _ = agent.predict(observation, deterministic=deterministic)
@@ -425,6 +455,23 @@ def _record_episode(agent: Any, seed: int, folder: Path, deterministic: bool = T
             ended = terminated or truncated
             bar.update()
     return folder / f"{prefix}-episode-0.mp4"
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from . import Recorder, replay
+
+    card = replay.read(options.file)
+    folder = options.output_folder
+    if folder is None:
+        env = replay.make(card, options.env)
+    else:
+        env = replay.make(card, options.env, render_mode="rgb_array")
+        env = Recorder(env, str(folder), name_prefix=options.file.stem)
+    with env:
+        played = replay.replay(card, env)
+    print(f"{played.length} actions, return {played.total:g}", end="")
+    print(", equal to the recorded one" if played.is_equal else f", recorded {played.recorded:g}")
+    return 0 if played.is_equal else 1
 
 
 def _gif(video: Path) -> Path:

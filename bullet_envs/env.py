@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -13,11 +13,13 @@ import numpy.typing as npt
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.logger import warn
 
+from . import snapshots
 from .actions import ActionDecoder
 from .checks import shorten
 from .observers import Observation
-from .options import make_task, parse_options
-from .renderer import Renderer
+from .options import make_perturbations, make_task, parse_options
+from .perturbed_episode import PerturbedEpisode
+from .renderer import Renderer, visible_parameters
 from .simulation import Simulation
 from .task import State, Task
 
@@ -31,6 +33,8 @@ class BulletEnv(gym.Env[Observation, Any]):
         task: the problem, its class, or ``"module:Class"``.
         render_mode: ``"rgb_array"`` for frames, ``"human"`` for a window, or None.
         observer: what the agent observes: ``"state"`` or ``"pixels"``.
+        perturbations: see :mod:`~bullet_envs.perturbations`: None, a dict, or the name of one of
+            the task's presets.
         **keywords: of the task, unless it is an instance, and of
             :class:`~bullet_envs.observers.PixelObserver`.
 
@@ -51,6 +55,7 @@ class BulletEnv(gym.Env[Observation, Any]):
         task: Task | type[Task] | str,
         render_mode: str | None = None,
         observer: str = "state",
+        perturbations: Mapping[str, Any] | str | None = None,
         **keywords: Any,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -58,12 +63,17 @@ class BulletEnv(gym.Env[Observation, Any]):
                 f"render_mode={shorten(render_mode)} must be None or one of"
                 f" {self.metadata['render_modes']}"
             )
-        self.task, self.observer = make_task(task, observer, keywords, ("render_mode",))
+        others = ("render_mode", "perturbations")
+        self.task, self.observer = make_task(task, observer, keywords, others)
+        self.perturbations = make_perturbations(perturbations, self.task, observer)
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": self.task.control_hz}
         self.action_space = self.task.action_space
         self.observation_space = self.observer.space
         self._decode = ActionDecoder(self.task).decode
+        self._episode: PerturbedEpisode | None = None
+        if perturbations is not None:
+            self._episode = PerturbedEpisode(self.task, self.perturbations, self.observation_space)
         # Looked up once, for a step that takes 7 microseconds.
         self._observe = self.observer.observe
         self._is_terminated = self.task.terminated
@@ -73,6 +83,7 @@ class BulletEnv(gym.Env[Observation, Any]):
         self.skip_observations = False
         self._simulation: Simulation | None = None
         self._renderer: Renderer | None = None
+        self._sizes: tuple[float, ...] = ()  # of the bodies that it draws
         self._state: State | None = None
         self._latest: Observation = None
         self._terminated = False
@@ -98,24 +109,28 @@ class BulletEnv(gym.Env[Observation, Any]):
         Args:
             seed: decides this and all later episodes until the next seed.
             options: ``{"state": {name: value}}`` begins from an exact state in the names and units
-                of :meth:`state`; columns that are not named are at rest.
+                of :meth:`state`; columns that are not named are at rest. ``{"parameters": {name:
+                value}}`` sets parameters that would otherwise be drawn (SI units).
 
         Returns:
-            The first observation and ``task.info``, empty for most tasks.
+            The first observation and ``task.info``, empty for most tasks, with ``"parameters"``
+            where some are perturbed.
 
         Raises:
             TypeError: the options or the state are not of the form above.
             ValueError: an option or column is unknown, or the state is not one to begin from.
         """
-        _, state = parse_options(options, self.task)
+        _, state, parameters = parse_options(options, self.task, self.perturbations)
         super().reset(seed=seed)
+        task = self.task
+        if self._episode is not None:
+            task = self._episode.begin(self.np_random, parameters)
         if state is None:
-            state = self.task.sample_initial_state(self.np_random)
+            state = task.sample_initial_state(self.np_random)
         self._closed = False
         try:
-            if self._simulation is None:
-                self._simulation = Simulation(self.task)
-            self._state = self._simulation.set_state({0: state})[0]
+            self._make_ready(task)
+            self._state = self._simulation.set_state({0: state})[0]  # type: ignore[union-attr]
         except BaseException:  # Ctrl-C
             self._discard_engine()
             raise
@@ -123,6 +138,9 @@ class BulletEnv(gym.Env[Observation, Any]):
         if self._is_watched:
             self.render()
         info = _plain(self.task.info(self._state)) if self._has_info else {}
+        if self.perturbations.parameters:
+            info["parameters"] = self._episode.parameters  # type: ignore[union-attr]
+        self._latest = None
         return self.observation(), info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -150,7 +168,10 @@ class BulletEnv(gym.Env[Observation, Any]):
                 return self.observation(), 0.0, True, False, {}
             self.resynchronize()
         try:
-            next_state = self._simulation.step_one(command)  # type: ignore[union-attr]
+            if self._episode is None:
+                next_state = self._simulation.step_one(command)  # type: ignore[union-attr]
+            else:
+                next_state = self._step_perturbed(command)
         except BaseException:  # Ctrl-C
             self._discard_engine()
             raise
@@ -172,11 +193,27 @@ class BulletEnv(gym.Env[Observation, Any]):
                 info.update(_plain(self.task.info(next_state)))
             if self._is_watched:
                 self.render()
-            if self._skips_observations and not terminated:
+            if self._skips_observations and not (terminated or self.perturbations.observes):
                 # A new object, since users keep observations.
                 return copy.deepcopy(self._latest), reward, False, False, info
+        if self._episode is not None:
+            self._latest = None
+            return self.observation(), reward, terminated, False, info
         self._latest = observation = self._observe(next_state)
         return observation, reward, terminated, False, info
+
+    def _step_perturbed(self, command: Sequence[float]) -> State:
+        episode: PerturbedEpisode = self._episode  # type: ignore[assignment]
+        command = episode.command(self.np_random, command)
+        forces = episode.forces(self.np_random)
+        return self._simulation.step(command, forces={0: forces} if forces else None)  # type: ignore[union-attr]
+
+    def _make_ready(self, task: Task) -> None:
+        """Build the engine if there is none, and give it the parameters of a task."""
+        if self._simulation is None:
+            self._simulation = Simulation(self.task, perturbed=self.perturbations.names)
+        if self._episode is not None:
+            self._simulation.set_task(0, task)
 
     def observation(self) -> Observation:
         """Return the observation of the present state, a new one.
@@ -186,7 +223,14 @@ class BulletEnv(gym.Env[Observation, Any]):
             ClosedEnvironmentError: the environment has been closed.
         """
         self._require_running("observation")
-        self._latest = self._observe(self._state)  # type: ignore[arg-type]
+        state: State = self._state  # type: ignore[assignment]
+        if self._episode is None:
+            self._latest = self._observe(state)
+        elif self._latest is None:
+            seen = self.observer.observe_episode(state, self._episode)
+            self._latest = self._episode.observe(self.np_random, seen)
+        else:  # sensors are read once
+            self._latest = copy.deepcopy(self._latest)
         return self._latest
 
     def state(self) -> dict[str, float]:
@@ -215,12 +259,42 @@ class BulletEnv(gym.Env[Observation, Any]):
         """
         self._require_running("resynchronize")
         try:
-            if self._simulation is None:
-                self._simulation = Simulation(self.task)
-            self._simulation.set_state({0: self._state})  # type: ignore[dict-item]
+            self._make_ready(self.task if self._episode is None else self._episode.task)
+            self._simulation.set_state({0: self._state})  # type: ignore[dict-item, union-attr]
         except BaseException:  # Ctrl-C
             self._discard_engine()
             raise
+
+    def snapshot(self) -> snapshots.Snapshot:
+        """Return where the environment is, see :func:`~bullet_envs.snapshots.snapshot`.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        self._require_running("snapshot")
+        self.resynchronize()
+        taken = {
+            "state": list(map(float, self._state)),  # type: ignore[arg-type]
+            "ended": self._terminated,
+            "elapsed": None,
+            "generator": snapshots.of_generator(self.np_random, self._np_random_seed),
+            "observation": snapshots.of_array(self._latest),
+            "episode": None if self._episode is None else self._episode.snapshot(),
+        }
+        return snapshots.make(self.task, [taken])
+
+    def restore(self, taken: Any) -> None:
+        """Go on where another environment was, see :func:`~bullet_envs.snapshots.restore`."""
+        (one,) = snapshots.check(taken, self.task, 1)
+        generator, seed = snapshots.to_generator(one["generator"])
+        self.np_random, self._np_random_seed = generator, seed
+        if self._episode is not None:
+            self._episode.restore(one["episode"], generator)
+        self._state, self._terminated = list(one["state"]), one["ended"]
+        self._latest = snapshots.to_array(one["observation"])
+        self._closed = False
+        self.resynchronize()
 
     def render(self) -> npt.NDArray[np.uint8] | None:
         """Return a frame, or show the state in the window.
@@ -240,8 +314,12 @@ class BulletEnv(gym.Env[Observation, Any]):
             return None
         state: State = self._state  # type: ignore[assignment]
         human = self.render_mode == "human"
+        task = self.task if self._episode is None else self._episode.task
+        if self._renderer is not None and self._sizes != visible_parameters(task):
+            self._renderer.close()
+            self._renderer = None
         if self._renderer is None:
-            self._renderer = Renderer(self.task, gui=human)
+            self._renderer, self._sizes = Renderer(task, gui=human), visible_parameters(task)
         if not human:
             frame = self._renderer.draw(state, self.task.video_camera)
             return self.observer.with_observation_inset(frame, state)

@@ -14,12 +14,15 @@ from gymnasium import spaces
 
 from .camera import RENDERERS, Camera
 from .checks import require, shorten
-from .renderer import Renderer
+from .perturbations import VARIANTS
+from .perturbed_episode import PerturbedEpisode
+from .renderer import Renderer, visible_parameters
 from .task import State, Task
 
 Observation: TypeAlias = Any  # an array, or a dict of arrays for a Dict space
 
 OBSERVERS = ("state", "pixels")
+MOST_DRAWERS = 2 * VARIANTS  # a client of 30 MB each
 _LENS = ("eye", "target", "fov")
 
 
@@ -32,6 +35,9 @@ class Observer(Protocol):
 
     def observe(self, state: State) -> Observation:
         """Return the observation of a state: new arrays."""
+
+    def observe_episode(self, state: State, episode: PerturbedEpisode) -> Observation:
+        """Return the observation of a state of a perturbed episode, before its sensors."""
 
     def observe_many(self, states: npt.NDArray[np.float64]) -> Observation:
         """Return the observations of states of shape (n, columns): new arrays of length n."""
@@ -60,6 +66,10 @@ class StateObserver:
         if self._is_dict:
             return {name: np.array(column, self._dtype) for name, column in columns.items()}
         return np.array(columns, self._dtype)
+
+    def observe_episode(self, state: State, episode: PerturbedEpisode) -> Observation:
+        """Return the task's columns, float32."""
+        return self.observe(state)
 
     def observe_many(self, states: npt.NDArray[np.float64]) -> Observation:
         """Return the task's columns, float32 of shape (n, columns)."""
@@ -128,14 +138,29 @@ class PixelObserver:
             width=size * supersampling,
             height=size * supersampling,
         )
-        self._drawer: Renderer | None = None
+        self._drawers: dict[tuple[float, ...], Renderer] = {}  # by the sizes of bodies
         self.space = spaces.Box(0, 255, (size, size, 3), np.uint8)
 
     def observe(self, state: State) -> npt.NDArray[np.uint8]:
         """Return the image of a state, uint8 of shape (size, size, 3)."""
-        if self._drawer is None:
-            self._drawer = Renderer(self._task, renderer=self._renderer)
-        image = self._drawer.draw(state, self.camera, self._task.camera_target(state))
+        return self._draw(state, self._task, self.camera)
+
+    def observe_episode(self, state: State, episode: PerturbedEpisode) -> npt.NDArray[np.uint8]:
+        """Return the image of a state with the sizes and the camera of an episode."""
+        camera = self.camera
+        if any(episode.eye):
+            x, y, z = (a + b for a, b in zip(camera.eye, episode.eye, strict=True))
+            camera = dataclasses.replace(camera, eye=(x, y, z))
+        return self._draw(state, episode.task, camera)
+
+    def _draw(self, state: State, task: Task, camera: Camera) -> npt.NDArray[np.uint8]:
+        sizes = visible_parameters(task)
+        drawer = self._drawers.get(sizes)
+        if drawer is None:
+            if len(self._drawers) == MOST_DRAWERS:
+                self._drawers.pop(next(iter(self._drawers))).close()
+            drawer = self._drawers[sizes] = Renderer(task, renderer=self._renderer)
+        image = drawer.draw(state, camera, task.camera_target(state))
         times = self._supersampling
         if times == 1:
             return image
@@ -159,13 +184,13 @@ class PixelObserver:
 
     def close(self) -> None:
         """Free the client. Safe to call twice."""
-        if self._drawer is not None:
-            self._drawer.close()
-        self._drawer = None
+        for drawer in self._drawers.values():
+            drawer.close()
+        self._drawers = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the client behind: a copy makes its own."""
-        return {**self.__dict__, "_drawer": None}
+        """Leave the clients behind: a copy makes its own."""
+        return {**self.__dict__, "_drawers": {}}
 
 
 def _lens(default: Camera, given: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from . import snapshots
 from .mp4 import Mp4Writer, RecordingError, check_name, find_ffmpeg, to_json
 from .versions import versions
 
@@ -27,8 +28,9 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
 
     Takes the place of ``gymnasium.wrappers.RecordVideo``: the same arguments, triggers and file
     names ``<prefix>-episode-<n>.mp4`` and ``<prefix>-step-<n>.mp4``. Each video has a JSON of the
-    same name that repeats it without the agent: reset with ``seed`` (or to ``start_state``), then
-    take the ``actions``; ``resets`` says before which action a video of fixed length resets again.
+    same name that repeats it without the agent (``bullet-envs replay``): reset with ``seed``, or
+    restore the ``snapshot`` of an episode that was not seeded, then take the ``actions``;
+    ``resets`` says before which action a video of fixed length resets again.
     An exception, Ctrl-C, `close`, `reset` or the end of the program ends and saves the video, with
     ``complete`` false if it is shorter than planned.
 
@@ -215,8 +217,11 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         if first or not step:
             state = getattr(self.unwrapped, "state", None)
             state = state() if callable(state) else None
-        if first and step:
-            # After state() was read: the engine is set to the very numbers that the card holds.
+        taken = None
+        if state is not None and hasattr(self.unwrapped, "snapshot") and (step or seed is None):
+            # After state() was read: it sets the engine to the very numbers that the card holds.
+            taken = snapshots.snapshot(self.env)
+        elif first and step:
             resynchronize = getattr(self.unwrapped, "resynchronize", None)
             if callable(resynchronize):
                 resynchronize()
@@ -232,6 +237,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
                 "seed": seed,
                 "options": to_json(options),
                 "start_state": to_json(state) if isinstance(state, dict) else None,
+                "snapshot": taken,
             }
             if first:
                 # The action that led to the first frame of a video begun by a step is left out.

@@ -35,7 +35,7 @@ class RegisteredTask:
 # Keywords of environments and of the observer of images, which a task's would hide.
 RESERVED = (
     *("task", "observer", "render_mode", "num_envs", "max_episode_steps", "autoreset_mode"),
-    *("workers", "start_method"),
+    *("workers", "start_method", "perturbations"),
     *("size", "camera", "supersampling", "renderer"),
 )
 _REGISTERED: dict[str, RegisteredTask] = {}

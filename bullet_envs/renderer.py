@@ -58,3 +58,8 @@ class Renderer:
     def close(self) -> None:
         """Free the client or window. Safe to call twice."""
         self._simulation.close()
+
+
+def visible_parameters(task: Task) -> tuple[float, ...]:
+    """Return the sizes of bodies that a task may change."""
+    return tuple([getattr(task, one.name) for one in task.parameters if one.visible])

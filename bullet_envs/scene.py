@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .checks import require
 from .engine import MAX_SPEED
+from .engine.urdf import Link, read_links
 
 if TYPE_CHECKING:
     from .engine.body import Body
@@ -79,6 +80,9 @@ class Scene(Protocol):
     def state(self) -> list[float]:
         """Return the columns of the present states, sub-environment after sub-environment."""
 
+    def push(self, index: int, link: str, force: Sequence[float]) -> None:
+        """Push a body of a sub-environment in the next step of the world (N, world axes)."""
+
 
 class BodyScene:
     """Robots, objects and goals, as many of each as there are sub-environments.
@@ -103,6 +107,7 @@ class BodyScene:
         self._placers: list[list[tuple[Callable[[Sequence[Any]], None], slice]]] = [
             [] for _ in range(num_envs)
         ]
+        self._bodies: list[list[Body]] = [[] for _ in range(num_envs)]
         self._width = 0  # columns of a state so far
         self._joint_names: list[str] = []  # of all robots so far
 
@@ -136,6 +141,7 @@ class BodyScene:
                 place = functools.partial(_place_joints, body, handles)
                 self._placers[index].append((place, self._columns(2 * len(joints))))
             self._drivers[index] += _drivers(body, self.actuators)
+            self._bodies[index].append(body)
             bodies.append(body)
         self._joint_names += bodies[0].joint_names
         self._width += 2 * len(joints)
@@ -156,6 +162,7 @@ class BodyScene:
             self._readers[index].append(body.base)
             place = functools.partial(_place_base, body)
             self._placers[index].append((place, self._columns(13)))
+            self._bodies[index].append(body)
             bodies.append(body)
         self._width += 13
         return bodies
@@ -221,6 +228,22 @@ class BodyScene:
                 columns += read()
         return columns
 
+    def body(self, index: int, link: str) -> Body:
+        """Return the body of a sub-environment that has a link.
+
+        Raises:
+            ValueError: none has one of that name.
+        """
+        for body in self._bodies[index]:
+            if link in body.link_names:
+                return body
+        names = ", ".join(name for body in self._bodies[index] for name in body.link_names)
+        raise ValueError(f"no body has a link {link!r}; the links are {names}")
+
+    def push(self, index: int, link: str, force: Sequence[float]) -> None:
+        """Push a link in the next step of the world (N, world axes)."""
+        self.body(index, link).push(link, force)
+
 
 class ContactFreeScene:
     """Robots that touch nothing, all of them one body of Bullet's: three times as fast.
@@ -252,8 +275,13 @@ class ContactFreeScene:
             raise ValueError(f"a contact-free robot has no motors, as on {', '.join(motors)}")
         self.actuators = tuple(actuators)
         self._body = world.load_contact_free(path, num_envs)
+        self._links = read_links(path)
         self._width = len(joints)
         self._joints = self._body.joints(*joints)
+        self._centres: dict[tuple[int, str], Sequence[float]] = {}
+        self._given: dict[
+            tuple[int, str], Any
+        ] = {}  # masses and dampings, to be set if they change
         driven = self._body.joints(*(actuator.joint for actuator in actuators))
         self.act = functools.partial(self._body.apply, driven)
         self.state = functools.partial(self._body.joint_states, self._joints)
@@ -266,6 +294,42 @@ class ContactFreeScene:
         ]
         columns = [number for state in states.values() for number in state]
         self._body.place_joints(joints, columns[::2], columns[1::2])
+
+    def link(self, name: str) -> Link:
+        """Return what the file says of a link."""
+        return self._links[name]
+
+    def set_mass(
+        self,
+        index: int,
+        link: str,
+        mass: float,
+        inertia: Sequence[float],
+        centre: Sequence[float] = (0.0, 0.0, 0.0),
+    ) -> None:
+        """Replace mass (kg) and moments of inertia (kg·m²) of a link.
+
+        Args:
+            index: of the sub-environment.
+            link: its name.
+            mass: kg.
+            inertia: about its own x, y and z (kg·m²).
+            centre: where a push acts, from the centre of mass that the file gives it (m).
+        """
+        given = (mass, inertia, centre)
+        if self._given.get((index, link)) != given:
+            self._body.set_mass(link, mass, inertia, index)
+            self._given[index, link], self._centres[index, link] = given, centre
+
+    def set_damping(self, index: int, joint: str, damping: float) -> None:
+        """Replace the viscous damping of a joint (N·s/m or N·m·s/rad)."""
+        if self._given.get((index, joint)) != damping:
+            self._body.set_damping(joint, damping, index)
+            self._given[index, joint] = damping
+
+    def push(self, index: int, link: str, force: Sequence[float]) -> None:
+        """Push a link in the next step of the world (N, world axes)."""
+        self._body.push(link, force, self._centres.get((index, link), (0.0, 0.0, 0.0)), index)
 
 
 class _Goal:

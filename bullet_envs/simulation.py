@@ -11,6 +11,7 @@ from .contract import check_scene
 from .engine.world import World
 
 if TYPE_CHECKING:
+    from .perturbed_episode import Force
     from .scene import Scene
     from .task import Task
 
@@ -25,6 +26,7 @@ class Simulation:
     Args:
         task: the problem.
         num_envs: sub-environments; ``task.envs_per_world`` of them share a world.
+        perturbed: the names of parameters that :meth:`set_task` will change.
         **options: of :class:`~bullet_envs.engine.world.World`: ``gui``, ``egl_renderer``,
             ``visible``.
 
@@ -32,26 +34,70 @@ class Simulation:
         RuntimeError: a window, EGL or one more client cannot be had.
     """
 
-    def __init__(self, task: Task, num_envs: int = 1, **options: bool) -> None:
+    def __init__(
+        self, task: Task, num_envs: int = 1, perturbed: Collection[str] = (), **options: bool
+    ) -> None:
         self._actuators = len(task.actuators)
         self._columns = len(task.state_names)
+        self._options = options
+        self._perturbed = perturbed
+        self._rebuilding = [
+            one.name for one in task.parameters if one.rebuilds and one.name in perturbed
+        ]
         self._worlds: list[tuple[World, Scene, range]] = []
-        count = -(-num_envs // task.envs_per_world)
+        self._tasks: list[Task] = []  # of each world
+        count = num_envs if self._rebuilding else -(-num_envs // task.envs_per_world)
         for number in range(count):
             first, after = (num_envs * n // count for n in (number, number + 1))
-            world = World(
-                task.physics_hz,
-                task.control_hz,
-                task.gravity,
-                task.bullet_substeps,
-                **options,
-            )
-            scene = task.build(world, after - first)
-            check_scene(task, scene, after - first)
-            self._worlds.append((world, scene, range(first, after)))
+            self._worlds.append((*self._build(task, after - first), range(first, after)))
+            self._tasks.append(task)
+        self._look_up()
+
+    def _build(self, task: Task, num_envs: int) -> tuple[World, Scene]:
+        loaded = task.world_task(self._perturbed) if self._perturbed else task
+        world = World(
+            loaded.physics_hz,
+            loaded.control_hz,
+            loaded.gravity,
+            loaded.bullet_substeps,
+            **self._options,
+        )
+        scene = loaded.build(world, num_envs)
+        check_scene(loaded, scene, num_envs)
+        if self._perturbed or not task.has_defaults:
+            for index in range(num_envs):
+                task.set_parameters(scene, index)
+        return world, scene
+
+    def _look_up(self) -> None:
         self.world, scene, _ = self._worlds[0]
         # What a lone sub-environment needs, looked up once: its step has 7 µs in all.
         self._lone = (scene.act, self.world.step, self.world.steps - 1, scene.state)
+
+    def set_task(self, index: int, task: Task) -> None:
+        """Give a sub-environment the parameters of a task, before it is placed in a state."""
+        for number, (world, scene, indices) in enumerate(self._worlds):
+            if index not in indices:
+                continue
+            of_world = self._tasks[number]
+            if any(getattr(of_world, name) != getattr(task, name) for name in self._rebuilding):
+                world.close()
+                self._worlds[number] = (*self._build(task, 1), indices)
+                self._tasks[number] = task
+                self._look_up()
+            else:
+                task.set_parameters(scene, index - indices.start)
+            return
+
+    def push(self, index: int, link: str, force: Sequence[float]) -> None:
+        """Push a body of a sub-environment in the next step of its world (N, world axes).
+
+        Raises:
+            ValueError: it has no such link.
+        """
+        for _, scene, indices in self._worlds:
+            if index in indices:
+                scene.push(index - indices.start, link, force)
 
     def set_state(self, states: Mapping[int, Sequence[Any]]) -> dict[int, list[float]]:
         """Place some sub-environments, so that what follows depends on their states alone.
@@ -84,6 +130,8 @@ class Simulation:
         commands: Sequence[float],
         then_set: Mapping[int, Sequence[Any]] | None = None,
         idle: Collection[int] = (),
+        forces: Mapping[int, Sequence[Force]] | None = None,
+        tasks: Mapping[int, Task] | None = None,
     ) -> list[float]:
         """Advance by one control period and return the columns of all states.
 
@@ -92,19 +140,28 @@ class Simulation:
             then_set: states to place some sub-environments at after the period, by index.
             idle: sub-environments whose state does not matter. A world that has no others is not
                 stepped, and its columns are 0.
+            forces: what pushes bodies of sub-environments during the period, by index.
+            tasks: whose parameters sub-environments of ``then_set`` are given before, by index.
         """
         if then_set:
             self.world.set_shared_parameters()
         width = self._actuators
         columns: list[float] = []
-        for world, scene, indices in self._worlds:
+        for number, (world, scene, indices) in enumerate(self._worlds):
             if idle and all(index in idle for index in indices):
                 columns += [0.0] * (len(indices) * self._columns)
                 continue
             mine = commands[indices.start * width : indices.stop * width]
             for _ in range(world.steps):
                 scene.act(mine)
+                if forces:
+                    _push(scene, indices, forces)
                 world.step()
+            if tasks:
+                for index in indices:
+                    if index in tasks:
+                        self.set_task(index, tasks[index])
+                _, scene, _ = self._worlds[number]
             if then_set:
                 # Here, while the world is in the processor's cache, this takes half the time.
                 _set_state(scene, indices, then_set)
@@ -132,6 +189,12 @@ class Simulation:
         """Free the engine. Safe to call twice."""
         for world, _, _ in self._worlds:
             world.close()
+
+
+def _push(scene: Scene, indices: range, forces: Mapping[int, Sequence[Force]]) -> None:
+    for index in indices:
+        for link, force in forces.get(index, ()):
+            scene.push(index - indices.start, link, force)
 
 
 def _set_state(

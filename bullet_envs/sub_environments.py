@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,10 @@ from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 
+from . import snapshots
 from .observers import Observation, Observer
+from .perturbations import Perturbations
+from .perturbed_episode import PerturbedEpisode
 from .simulation import Simulation
 from .task import State, Task
 
@@ -43,6 +47,7 @@ class Results:
         terms: of the reward by name, empty where it has none; float64.
         info: ``task.info`` of the states, by name.
         final_info: of episodes that the latest step ended, with ``SAME_STEP``.
+        parameters: the perturbed ones of the present episodes, by name; float64.
     """
 
     commands: Array
@@ -55,9 +60,12 @@ class Results:
     terms: dict[str, Array]
     info: dict[str, Array]
     final_info: dict[str, Array]
+    parameters: dict[str, Array]
 
     @staticmethod
-    def make(task: Task, space: spaces.Space[Any], allocate: Allocate) -> Results:
+    def make(
+        task: Task, space: spaces.Space[Any], perturbations: Perturbations, allocate: Allocate
+    ) -> Results:
         """Return results for a task and the observations of a space."""
         terms, info = _columns(task)
 
@@ -77,6 +85,7 @@ class Results:
             terms={name: allocate((), np.float64) for name in terms},
             info={name: allocate((), dtype) for name, dtype in info.items()},
             final_info={name: allocate((), dtype) for name, dtype in info.items()},
+            parameters={name: allocate((), np.float64) for name in perturbations.parameters},
         )
 
     def part(self, rows: slice) -> Results:
@@ -115,6 +124,7 @@ class SubEnvironments:
         count: of sub-environments.
         time_limit: actions after which an episode is truncated, inf for none.
         autoreset_mode: what follows the end of an episode.
+        perturbations: None where nothing is.
 
     Attributes:
         results: arrays to read commands from and to write to, which may be replaced by others.
@@ -128,14 +138,28 @@ class SubEnvironments:
         count: int,
         time_limit: float,
         autoreset_mode: AutoresetMode,
+        perturbations: Perturbations | None = None,
     ) -> None:
         self.task = task
         self.observer = observer
         self.count = count
         self.generators = [seeding.np_random() for _ in range(count)]
+        self.perturbations = perturbations or Perturbations()
         self.results = Results.make(
-            task, observer.space, lambda shape, dtype: np.zeros((count, *shape), dtype)
+            *(task, observer.space, self.perturbations),
+            lambda shape, dtype: np.zeros((count, *shape), dtype),
         )
+        self._episodes: list[PerturbedEpisode] | None = None
+        self._gains = np.ones((count, len(task.actuators)))
+        self._rest = np.array([actuator.centre for actuator in task.actuators], np.float64)
+        of_images = observer.space.dtype == np.uint8 and any(
+            one.visible and one.name in self.perturbations.parameters for one in task.parameters
+        )
+        self._reads_singly = self.perturbations.observes or of_images
+        if perturbations is not None:
+            self._episodes = [
+                PerturbedEpisode(task, perturbations, observer.space) for _ in range(count)
+            ]
         self._time_limit = time_limit
         self._autoreset_mode = autoreset_mode
         self._has_info = type(task).info is not Task.info
@@ -144,19 +168,26 @@ class SubEnvironments:
         self._elapsed = np.zeros(count, np.int64)
         self._ended = np.zeros(count, np.bool_)
 
-    def reset(self, indices: Sequence[int], seeds: Mapping[int, int], state: State | None) -> None:
+    def reset(
+        self,
+        indices: Sequence[int],
+        seeds: Mapping[int, int],
+        state: State | None,
+        parameters: Mapping[str, float],
+    ) -> None:
         """Begin an episode in some sub-environments.
 
         Args:
             indices: of these, maybe none.
             seeds: by index; the others go on with their generators.
             state: to begin from, None for a random one.
+            parameters: that are not drawn.
         """
         if not indices:
             return
         for index, seed in seeds.items():
             self.generators[index] = seeding.np_random(seed)
-        self._begin(indices, state)
+        self._begin(indices, state, parameters)
         self._observe(indices)
         self._write_info()
 
@@ -174,10 +205,15 @@ class SubEnvironments:
         waits = self._autoreset_mode is AutoresetMode.DISABLED
         self._elapsed += ~was_ended
         indices = ended.tolist()
-        initial = {i: self._sample_initial_state(i) for i in indices} if autoresets else {}
-        columns = self._ready().step(
-            results.commands.ravel().tolist(), initial, set(indices if waits else ())
-        )
+        initial: dict[int, State] = {}
+        if self._episodes is None:
+            if autoresets:
+                initial = {i: self._sample_initial_state(i) for i in indices}
+            columns = self._ready().step(
+                results.commands.ravel().tolist(), initial, set(indices if waits else ())
+            )
+        else:
+            columns = self._step_perturbed(self._episodes, indices, autoresets, waits)
         results.states[...] = np.array(columns).reshape(before.shape)
         if waits:
             results.states[ended] = before[ended]
@@ -199,7 +235,7 @@ class SubEnvironments:
         self._ended = terminated | truncated
         acted_and_ended = self._ended & ~was_ended
         observed: Any = ~was_ended if waits else slice(None)
-        if skip_observations:
+        if skip_observations and not self._reads_singly:
             observed = acted_and_ended | was_ended if autoresets else acted_and_ended
         self._observe(observed)
         self._write_info()
@@ -211,14 +247,68 @@ class SubEnvironments:
             self._observe(indices)
             self._write_info()
 
+    def _step_perturbed(
+        self, episodes: Sequence[PerturbedEpisode], ended: Sequence[int], begins: bool, waits: bool
+    ) -> list[float]:
+        """Step the engine, and begin new episodes where they have ended if asked to."""
+        forces = {}
+        if self.perturbations.acts:
+            commands: list[float] = []
+            for index, command in enumerate(self.results.commands.tolist()):
+                if not self._ended[index]:
+                    rng, episode = self.generators[index][0], episodes[index]
+                    command = episode.command(rng, command)
+                    if pushes := episode.forces(rng):
+                        forces[index] = pushes
+                commands += command
+        else:
+            scaled = self._rest + self._gains * (self.results.commands - self._rest)
+            commands = scaled.ravel().tolist()
+        initial = {i: self._sample_episode(i, None, {}) for i in ended} if begins else {}
+        tasks = {index: episodes[index].task for index in initial}
+        idle = set(ended if waits else ())
+        return self._ready().step(commands, initial, idle, forces, tasks)
+
     def observe(self) -> None:
-        """Write the observations of the present states."""
-        self._observe(slice(None))
+        """Write the observations of the present states; perturbed sensors are read once a step."""
+        if not self._reads_singly:
+            self._observe(slice(None))
 
     def resynchronize(self) -> None:
         """Set the engine to ``results.states`` anew. One that has still to be built will be so."""
         if self._simulation is not None:
             self._ready(resynchronize=True)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Return where each sub-environment is, as data; the engine has to be set to it anew."""
+        return [
+            {
+                "state": self.results.states[index].tolist(),
+                "ended": bool(self._ended[index]),
+                "elapsed": int(self._elapsed[index]),
+                "generator": snapshots.of_generator(*self.generators[index]),
+                "observation": snapshots.of_array(take(self.results.observations, index)),
+                "episode": None if self._episodes is None else self._episodes[index].snapshot(),
+            }
+            for index in range(self.count)
+        ]
+
+    def restore(self, taken: Sequence[Mapping[str, Any]]) -> None:
+        """Go on where other sub-environments were."""
+        for index, one in enumerate(taken):
+            self.generators[index] = snapshots.to_generator(one["generator"])
+            self.results.states[index] = one["state"]
+            self._ended[index], self._elapsed[index] = one["ended"], one["elapsed"] or 0
+            put(self.results.observations, index, snapshots.to_array(one["observation"]))
+            if self._episodes is not None:
+                episode = self._episodes[index]
+                episode.restore(one["episode"], self.generators[index][0])
+                self._gains[index] = episode.gains
+                for name, value in episode.parameters.items():
+                    self.results.parameters[name][index] = value
+        self._is_running = True
+        self._ready(resynchronize=True)
+        self._write_info()
 
     def discard_engine(self) -> None:
         """Forget the engine, which may be half-way through a step: all must be reset."""
@@ -247,23 +337,46 @@ class SubEnvironments:
     def _ready(self, resynchronize: bool = False) -> Simulation:
         """Return the engine, which a copy has to build first."""
         if self._simulation is None:
-            self._simulation = Simulation(self.task, self.count)
+            self._simulation = Simulation(self.task, self.count, self.perturbations.names)
             resynchronize = self._is_running
         if resynchronize:
+            for index, episode in enumerate(self._episodes or ()):
+                self._simulation.set_task(index, episode.task)
             self._simulation.set_state(dict(enumerate(self.results.states.tolist())))
         return self._simulation
 
-    def _begin(self, indices: Sequence[int], state: State | None = None) -> None:
+    def _begin(
+        self,
+        indices: Sequence[int],
+        state: State | None = None,
+        parameters: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Begin an episode in some sub-environments, from a random state if none is given."""
-        initial = {
-            index: self._sample_initial_state(index) if state is None else state
-            for index in indices
-        }
-        placed = self._ready().set_state(initial)
+        simulation = self._ready()
+        initial = {}
+        for index in indices:
+            if self._episodes is None:
+                initial[index] = self._sample_initial_state(index) if state is None else state
+            else:
+                initial[index] = self._sample_episode(index, state, parameters)
+                simulation.set_task(index, self._episodes[index].task)
+        placed = simulation.set_state(initial)
         self._is_running = True
         self.results.states[indices] = [placed[index] for index in indices]
         self._elapsed[indices] = 0
         self._ended[indices] = False
+
+    def _sample_episode(
+        self, index: int, state: State | None, parameters: Mapping[str, float]
+    ) -> State:
+        """Draw the parameters of an episode, and its initial state if none is given."""
+        rng = self.generators[index][0]
+        episode = self._episodes[index]  # type: ignore[index]
+        task = episode.begin(rng, parameters)
+        self._gains[index] = episode.gains
+        for name, value in episode.parameters.items():
+            self.results.parameters[name][index] = value
+        return task.sample_initial_state(rng) if state is None else state
 
     def _sample_initial_state(self, index: int) -> State:
         return self.task.sample_initial_state(self.generators[index][0])
@@ -275,7 +388,13 @@ class SubEnvironments:
 
     def _observe(self, indices: Any) -> None:
         states: Array = self.results.states[indices]
-        if len(states):
+        if self._episodes is not None and self._reads_singly:
+            for index in np.arange(self.count)[indices].tolist():
+                episode, state = self._episodes[index], tuple(self.results.states[index].tolist())
+                seen = self.observer.observe_episode(state, episode)
+                read = episode.observe(self.generators[index][0], seen)
+                put(self.results.observations, index, read)
+        elif len(states):
             put(self.results.observations, indices, self.observer.observe_many(states))
 
     def _write_info(self) -> None:

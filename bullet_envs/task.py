@@ -16,8 +16,8 @@ microseconds, arrays of one element 2.1.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +34,30 @@ if TYPE_CHECKING:
 
 State = Sequence[Any]
 Columns = Sequence[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """A keyword of a task that perturbations may change from episode to episode.
+
+    Its default, or what the keyword is given, is the nominal value.
+
+    Args:
+        name: of the keyword, a float.
+        unit: SI.
+        low: the least legal value.
+        high: the greatest legal value.
+        visible: images show it: the size of a body.
+        rebuilds: the engine cannot change it in place. Perturbed environments then have a world for
+            each sub-environment, which is built anew for each episode, in some milliseconds.
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    visible: bool = False
+    rebuilds: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +82,11 @@ class Task(ABC):
         has_equilibrium: whether :meth:`rest` is an equilibrium that a linear-quadratic regulator
             can hold; the agent ``"lqr"`` is then offered. Joint friction rules it out: a joint that
             sticks does not answer to a small torque.
+        parameters: the keywords that perturbations may change. :meth:`set_parameters` applies those
+            that are not actuators' scales.
+        perturbation_presets: perturbations by name, as data.
+        observation_scale: what each column of :meth:`observe` is divided by, in SI units, where
+            they are; of a Dict one tuple for each entry. Perturbations are given in SI units.
         gravity: along -z (m/s²).
         envs_per_world: sub-environments of a vector environment that share a Bullet world, 1 to 31
             (any number for a ``ContactFreeScene``). More than 1 saves memory, 30 MB for each world,
@@ -85,6 +114,9 @@ class Task(ABC):
     reward_threshold: ClassVar[float | None] = None
     discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = None
     has_equilibrium: ClassVar[bool] = False
+    parameters: ClassVar[tuple[Parameter, ...]] = ()
+    perturbation_presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    observation_scale: ClassVar[Any] = None
     gravity: ClassVar[float] = GRAVITY
     envs_per_world: ClassVar[int] = 1
     bullet_substeps: ClassVar[bool] = False
@@ -104,6 +136,8 @@ class Task(ABC):
                 f"physics_hz={self.physics_hz} must be a whole multiple of"
                 f" control_hz={self.control_hz}"
             )
+        for parameter in self.parameters:
+            self._require(parameter.name, parameter.low, parameter.high, parameter.unit)
 
     def _require(
         self, name: str, low: float, high: float, unit: str = "", whole: bool = False
@@ -127,6 +161,45 @@ class Task(ABC):
         Returns:
             Their scene, usually a :class:`~bullet_envs.scene.BodyScene`.
         """
+
+    def set_parameters(self, scene: Any, index: int) -> None:  # noqa: B027
+        """Give the bodies of a sub-environment the parameters of this task, in place.
+
+        Called for each sub-environment after :meth:`build` unless all parameters have their
+        defaults, which are those of the files; and where parameters are perturbed before each
+        episode, with the task of that episode.
+
+        Args:
+            scene: what :meth:`build` returned, for this task or for :meth:`world_task`.
+            index: of the sub-environment in the scene.
+        """
+
+    @property
+    def has_defaults(self) -> bool:
+        """Whether all parameters have their defaults."""
+        names = {parameter.name for parameter in self.parameters}
+        return all(
+            getattr(self, field.name) == field.default
+            for field in fields(self)
+            if field.name in names
+        )
+
+    def with_parameters(self, values: Mapping[str, Any]) -> Task:
+        """Return the task with other values of some keywords.
+
+        Raises:
+            TypeError: a value has the wrong type.
+            ValueError: a value is out of its range.
+        """
+        return replace(self, **values)
+
+    def world_task(self, perturbed: Collection[str]) -> Task:
+        """Return the task whose bodies are loaded where some parameters will be changed in place.
+
+        Args:
+            perturbed: their names, and ``"pushes"`` where bodies are pushed.
+        """
+        return self
 
     @abstractmethod
     def rest(self) -> State:

@@ -19,12 +19,13 @@ except ImportError:
         f"vector environments need gymnasium 1.1 or newer, and this is {gym.__version__}"
     ) from None
 
+from . import snapshots
 from .actions import ActionDecoder
 from .checks import require, shorten
 from .env import BulletEnv
 from .observers import Observation
-from .options import make_task, parse_options
-from .renderer import Renderer
+from .options import make_perturbations, make_task, parse_options
+from .renderer import Renderer, visible_parameters
 from .sub_environments import Array, SubEnvironments, take
 from .task import Task
 from .workers import Workers, check_start_method, count_workers
@@ -33,7 +34,7 @@ MAX_ENVS = 4096
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 KEYWORDS = (
     *("num_envs", "max_episode_steps", "autoreset_mode", "render_mode"),
-    *("workers", "start_method"),
+    *("workers", "start_method", "perturbations"),
 )
 
 
@@ -57,6 +58,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         render_mode: ``"rgb_array"`` for frames, ``"rgb_array_list"`` for all frames since the last
             ``render()`` or ``reset()``, or None.
         observer: what the agent observes: ``"state"`` or ``"pixels"``.
+        perturbations: as for :class:`BulletEnv`, drawn for each sub-environment.
         workers: processes that share the sub-environments, this one included, at most
             ``num_envs``. ``"auto"``: as many as this process has physical cores, by its
             affinity and its cgroup's quota. The bits are the same for any number.
@@ -82,6 +84,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         observer: str = "state",
+        perturbations: Mapping[str, Any] | str | None = None,
         workers: int | str = 1,
         start_method: str | None = None,
         **keywords: Any,
@@ -99,6 +102,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
                 f"render_mode={shorten(render_mode)} must be None or one of {list(RENDER_MODES)}"
             )
         self.task, self.observer = make_task(task, observer, keywords, KEYWORDS)
+        self.perturbations = make_perturbations(perturbations, self.task, observer)
         self.num_envs = int(num_envs)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = render_mode
@@ -120,11 +124,15 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         time_limit = np.inf if max_episode_steps is None else max_episode_steps
         ends = [self.num_envs * n // self.workers for n in range(self.workers + 1)]
         parts = [
-            SubEnvironments(self.task, self.observer, stop - start, time_limit, self.autoreset_mode)
+            SubEnvironments(
+                *(self.task, self.observer, stop - start, time_limit, self.autoreset_mode),
+                None if perturbations is None else self.perturbations,
+            )
             for start, stop in itertools.pairwise(ends)
         ]
         self._envs = parts[0] if self.workers == 1 else Workers(parts, start_method)
         self._renderer: Renderer | None = None
+        self._sizes: tuple[float, ...] = ()  # of the bodies that it draws
         self._is_running = False
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._frames: list[list[Array]] = [[] for _ in range(self.num_envs)]
@@ -144,7 +152,8 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
                 generator.
             options: ``{"reset_mask": mask}`` resets only where the mask, bool of shape
                 (num_envs,), is True. ``{"state": {name: value}}`` begins all of these from one
-                exact state, as for a single environment.
+                exact state, and ``{"parameters": {name: value}}`` with these, as for a single
+                environment.
 
         Returns:
             The observations of all sub-environments and the info of those that were reset.
@@ -155,12 +164,14 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             ResetNeeded: a mask, before all have been reset once.
         """
         seeds = self._seeds(seed)
-        indices, state = parse_options(options, self.task, self.num_envs)
+        indices, state, parameters = parse_options(
+            options, self.task, self.perturbations, self.num_envs
+        )
         if (not self._is_running or self.closed) and len(indices) < self.num_envs:
             raise ResetNeeded("reset() of some sub-environments before reset() of all")
         given = {index: one for index in indices if (one := seeds[index]) is not None}
         self.closed = False
-        self._guarded(lambda: self._envs.reset(indices, given, state))
+        self._guarded(lambda: self._envs.reset(indices, given, state, parameters))
         self._is_running = True
         self._ended[indices] = False
         if self.render_mode == "rgb_array_list":
@@ -168,7 +179,8 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
                 self._frames[index] = [self._frame(index)]
         mask = np.zeros(self.num_envs, np.bool_)
         mask[indices] = True
-        return _copy(self._envs.results.observations), self._infos(np.zeros_like(mask), mask)
+        infos = self._infos(np.zeros_like(mask), mask) | self._parameters(mask)
+        return _copy(self._envs.results.observations), infos
 
     def step(self, actions: Any) -> tuple[Observation, Array, Array, Array, dict[str, Any]]:
         """Act for one control period in every sub-environment.
@@ -197,9 +209,12 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         autoresets = self.autoreset_mode is AutoresetMode.NEXT_STEP
         if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
             infos = {**self._infos(acted & ~ended, acted), **self._finals(ended)}
+            infos |= self._parameters(ended)
             self._ended = np.zeros_like(ended)
         else:
             infos = self._infos(acted, acted | autoresets)
+            if autoresets:
+                infos |= self._parameters(was_ended)
         if self.render_mode == "rgb_array_list":
             waits = self.autoreset_mode is AutoresetMode.DISABLED
             began = was_ended if autoresets else ended
@@ -242,6 +257,26 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         """
         self._require_running("resynchronize")
         self._guarded(self._envs.resynchronize)
+
+    def snapshot(self) -> snapshots.Snapshot:
+        """Return where the environment is, see :func:`~bullet_envs.snapshots.snapshot`.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        self._require_running("snapshot")
+        self.resynchronize()
+        return snapshots.make(self.task, self._envs.snapshot())
+
+    def restore(self, taken: Any) -> None:
+        """Go on where another environment was, see :func:`~bullet_envs.snapshots.restore`."""
+        envs = snapshots.check(taken, self.task, self.num_envs)
+        self.closed = False
+        self._guarded(lambda: self._envs.restore(envs))
+        self._is_running = True
+        self._ended = np.array([one["ended"] for one in envs])
+        self._frames = [[] for _ in range(self.num_envs)]
 
     def render(self) -> tuple[Any, ...] | None:
         """Return a frame, or a list of frames, for each sub-environment, as a single one draws it.
@@ -325,6 +360,13 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             infos |= _masked(info, shown)
         return infos
 
+    def _parameters(self, begun: Array) -> dict[str, Any]:
+        """Return the info with the parameters of sub-environments whose episode begins."""
+        parameters = self._envs.results.parameters
+        if not parameters or not begun.any():
+            return {}
+        return {"parameters": _masked(parameters, begun), "_parameters": begun.copy()}
+
     def _collect_frames(self, shown: Array, began: Array) -> None:
         """Add a frame for some sub-environments, as the only one where an episode began."""
         for index in np.flatnonzero(shown).tolist():
@@ -332,8 +374,14 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             self._frames[index] = [*kept, self._frame(index)]
 
     def _frame(self, index: int) -> Array:
+        parameters = self._envs.results.parameters
+        of_index = {name: float(values[index]) for name, values in parameters.items()}
+        task = self.task.with_parameters(of_index) if parameters else self.task
+        if self._renderer is not None and self._sizes != visible_parameters(task):
+            self._renderer.close()
+            self._renderer = None
         if self._renderer is None:
-            self._renderer = Renderer(self.task)
+            self._renderer, self._sizes = Renderer(task), visible_parameters(task)
         state = tuple(self._envs.results.states[index].tolist())
         frame = self._renderer.draw(state, self.task.video_camera)
         return self.observer.with_observation_inset(frame, state)

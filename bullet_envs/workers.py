@@ -64,13 +64,19 @@ class Workers:
         """A copy of the pair of generator and seed of each sub-environment."""
         return copy.deepcopy([pair for part in self._fetch() for pair in part.generators])
 
-    def reset(self, indices: Sequence[int], seeds: Mapping[int, int], state: State | None) -> None:
+    def reset(
+        self,
+        indices: Sequence[int],
+        seeds: Mapping[int, int],
+        state: State | None,
+        parameters: Mapping[str, float],
+    ) -> None:
         """As :meth:`SubEnvironments.reset`."""
         messages = []
         for rows in self._rows:
             mine = [index - rows.start for index in indices if rows.start <= index < rows.stop]
             of_mine = {i: seeds[rows.start + i] for i in mine if rows.start + i in seeds}
-            messages.append(("reset", (mine, of_mine, state)))
+            messages.append(("reset", (mine, of_mine, state, parameters)))
         self._run(CALL, messages)
 
     def step(self, skip_observations: bool) -> None:
@@ -84,6 +90,14 @@ class Workers:
     def resynchronize(self) -> None:
         """As :meth:`SubEnvironments.resynchronize`."""
         self._call("resynchronize")
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """As :meth:`SubEnvironments.snapshot`."""
+        return [one for part in self._fetch() for one in part.snapshot()]
+
+    def restore(self, taken: Sequence[Mapping[str, Any]]) -> None:
+        """As :meth:`SubEnvironments.restore`."""
+        self._run(CALL, [("restore", (taken[rows],)) for rows in self._rows])
 
     def discard_engine(self) -> None:
         """As :meth:`SubEnvironments.discard_engine`."""
@@ -180,7 +194,7 @@ class _Memory:
     def results(self, part: SubEnvironments) -> Results:
         """Return results for the task of a part; the same block gives the same arrays."""
         self.size = 0
-        return Results.make(part.task, part.observer.space, self._allocate)
+        return Results.make(part.task, part.observer.space, part.perturbations, self._allocate)
 
     def _allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
         dtype = np.dtype(dtype)

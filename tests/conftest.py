@@ -54,7 +54,11 @@ KINDS = [
 
 
 def __getattr__(name):
-    """Where an algorithm has results, an agent is bundled."""
+    """``BUNDLED``: where an algorithm has results. ``TRAINED_HERE``: those that need no Ray."""
+    if name == "TRAINED_HERE":  # tests/test_rllib.py trains the others
+        from bullet_envs.agents import ALGOS
+
+        return tuple(algo for algo in ALGOS if not algo.startswith("rllib-"))
     if name != "BUNDLED":
         raise AttributeError(name)
     from benchmarks.results import algos_of

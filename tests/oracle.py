@@ -30,6 +30,7 @@ RING = read_links(assets.path("balancing_plate.urdf"))["ring"]
 PLATE = read_links(assets.path("balancing_plate.urdf"))["plate"]
 BALL = read_links(assets.path("ball.urdf"))["ball"]
 
+CART_POLE, BALANCING_PLATE = CartPole(), BalancingPlate()
 RADIUS = BALL.collision_size[0]  # m
 HEIGHT = PLATE.collision_size[2] / 2 + RADIUS  # m, a resting ball's centre above the plate's
 TURNED = {"pitch": RING.inertia[0] + PLATE.inertia[0], "roll": PLATE.inertia[1]}  # kg m^2, level
@@ -89,15 +90,24 @@ def in_play(task: Task, states: Array) -> npt.NDArray[np.bool_]:
     return ~np.logical_or.accumulate(terminated, axis=0)
 
 
-def cart_pole_rates(state: Array, force: Array) -> Array:
-    """Return d(state)/dt of a cart with a hinged rigid pole, from Lagrange's equations."""
+def cart_pole_rates(state: Array, force: Array, task: CartPole = CART_POLE) -> Array:
+    """Return d(state)/dt of a cart with a hinged rigid pole, from Lagrange's equations.
+
+    Args:
+        state: of the cart-pole.
+        force: on the cart (N).
+        task: with masses, length and friction; the pole is a solid box.
+    """
     _, x_dot, theta, theta_dot = np.moveaxis(state, -1, 0)
-    half = POLE.centre[2]
-    m11 = CART.mass + POLE.mass
-    m12 = POLE.mass * half * np.cos(theta)
-    m22 = POLE.inertia[1] + POLE.mass * half**2
-    f1 = force[..., 0] + POLE.mass * half * theta_dot**2 * np.sin(theta)
-    f2 = POLE.mass * GRAVITY * half * np.sin(theta)
+    half, mass = task.pole_length / 2, task.pole_mass
+    inertia = mass / POLE.mass * POLE.inertia[1]
+    if half != POLE.centre[2]:
+        inertia = mass / 12 * (POLE.visual_size[0] ** 2 + task.pole_length**2)
+    m11 = task.cart_mass + mass
+    m12 = mass * half * np.cos(theta)
+    m22 = inertia + mass * half**2
+    f1 = force[..., 0] + mass * half * theta_dot**2 * np.sin(theta) - task.cart_friction * x_dot
+    f2 = mass * GRAVITY * half * np.sin(theta) - task.pole_friction * theta_dot
     det = m11 * m22 - m12**2
     x_dot_dot = (m22 * f1 - m12 * f2) / det
     theta_dot_dot = (m11 * f2 - m12 * f1) / det
@@ -117,10 +127,12 @@ def cart_pole_energy(state: Array) -> Array:
     )
 
 
-def euler_cart_pole(state: Array, force: Array, physics_hz: int, steps: int) -> Array:
+def euler_cart_pole(
+    state: Array, force: Array, physics_hz: int, steps: int, task: CartPole = CART_POLE
+) -> Array:
     """Return the state after semi-implicit Euler steps: speeds first, then places with them."""
     for _ in range(steps):
-        speeds = state[..., 1::2] + cart_pole_rates(state, force)[..., 1::2] / physics_hz
+        speeds = state[..., 1::2] + cart_pole_rates(state, force, task)[..., 1::2] / physics_hz
         places = state[..., ::2] + speeds / physics_hz
         state = np.stack([places, speeds], -1).reshape(state.shape)
     return state
@@ -145,14 +157,14 @@ def slip(state: Array) -> Array:
     return ball - np.cross(turn, touch)
 
 
-def plate_rates(state: Array, torque: Array) -> Array:
+def plate_rates(state: Array, torque: Array, task: BalancingPlate = BALANCING_PLATE) -> Array:
     """Return d(state)/dt of the gimballed plate and a ball that rolls on it without slipping.
 
     Newton's and Euler's equations of the three bodies and the rolling constraint, solved together
     for the accelerations and for the force between ball and plate. The quaternion stays as it is:
     a ball looks the same from everywhere.
     """
-    return _plate_solution(state, torque)[0]
+    return _plate_solution(state, torque, task)[0]
 
 
 def plate_load(state: Array, torque: Array) -> tuple[Array, Array]:
@@ -163,21 +175,24 @@ def plate_load(state: Array, torque: Array) -> tuple[Array, Array]:
     return press, np.linalg.norm(force - press[..., None] * normal, axis=-1)
 
 
-def _plate_solution(state: Array, torque: Array) -> tuple[Array, Array]:
-    mass, inertia = BALL.mass, BALL.inertia[0]
+def _plate_solution(
+    state: Array, torque: Array, task: BalancingPlate = BALANCING_PLATE
+) -> tuple[Array, Array]:
+    mass, radius = task.ball_mass, task.ball_radius
+    inertia = 2 / 3 * mass * radius**2
+    of_plate, of_ring = task.plate_mass / PLATE.mass, task.ring_mass / RING.mass
     roll, pitch_rate, roll_rate = state[..., ROLL], state[..., PITCH_RATE], state[..., ROLL_RATE]
     velocity, spin = state[..., VELOCITY], state[..., SPIN]
     axis, normal = plate_axes(state)
     x_axis = np.broadcast_to([1.0, 0.0, 0.0], axis.shape)
     turn = pitch_rate[..., None] * x_axis + roll_rate[..., None] * axis
     normal_dot = np.cross(turn, normal)
-    touch = state[..., POSITION] - RADIUS * normal
-    touch_dot = velocity - RADIUS * normal_dot
+    touch = state[..., POSITION] - radius * normal
+    touch_dot = velocity - radius * normal_dot
 
     # The plate turns with the ring about x and its Ixx and Izz mix as it rolls.
-    _, iyy, izz = PLATE.inertia
-    ixx = PLATE.inertia[0]
-    about_x = RING.inertia[0] + ixx * np.cos(roll) ** 2 + izz * np.sin(roll) ** 2
+    ixx, iyy, izz = (of_plate * one for one in PLATE.inertia)
+    about_x = of_ring * RING.inertia[0] + ixx * np.cos(roll) ** 2 + izz * np.sin(roll) ** 2
     about_x_slope = (izz - ixx) * np.sin(2 * roll)
 
     # Unknowns: pitch and roll acceleration, ball acceleration, spin acceleration, contact force.
@@ -194,14 +209,14 @@ def _plate_solution(state: Array, torque: Array) -> tuple[Array, Array]:
     matrix[..., 2:5, 8:11] = -eye
     right[..., 4] = -mass * GRAVITY
     matrix[..., 5:8, 5:8] = inertia * eye
-    matrix[..., 5:8, 8:11] = RADIUS * _cross_matrix(normal)
+    matrix[..., 5:8, 8:11] = radius * _cross_matrix(normal)
     # The time derivative of: velocity - radius * spin x normal = turn x touch.
     matrix[..., 8:11, 0] = -np.cross(x_axis, touch)
     matrix[..., 8:11, 1] = -np.cross(axis, touch)
     matrix[..., 8:11, 2:5] = eye
-    matrix[..., 8:11, 5:8] = RADIUS * _cross_matrix(normal)
+    matrix[..., 8:11, 5:8] = radius * _cross_matrix(normal)
     right[..., 8:11] = (
-        RADIUS * np.cross(spin, normal_dot)
+        radius * np.cross(spin, normal_dot)
         + (pitch_rate * roll_rate)[..., None] * np.cross(np.cross(x_axis, axis), touch)
         + np.cross(turn, touch_dot)
     )

@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS, TRAINED_HERE
 from gymnasium.spaces import Box
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -201,7 +201,7 @@ TINY_IMAGES = {
 TINY_IMAGES["sb3-dqn"]["learning_starts"] = TINY_IMAGES["sb3-sac"]["learning_starts"] = 50
 
 
-DISCRETE_ONLY = ("reinforce", "dqn", "sb3-dqn")
+DISCRETE_ONLY = ("reinforce", "dqn", "sb3-dqn", "rllib-dqn")
 BOTH_MODES = pytest.mark.parametrize("deterministic", [True, False], ids=["likeliest", "drawn"])
 # Those of SB3's that share all but their names with sb3-ppo take part in few tests but the sweeps.
 FEW = ("sb3-a2c", "sb3-dqn", "sb3-sac")
@@ -212,7 +212,7 @@ def sweep_few(*values):
     return pytest.param(*values, marks=[pytest.mark.sweep] if set(values) & set(FEW) else [])
 
 
-MOST_ALGOS = [sweep_few(algo) for algo in ALGOS]
+MOST_ALGOS = [sweep_few(algo) for algo in TRAINED_HERE]
 KINDS = [
     (env_id, name, continuous)
     for env_id in STATE_IDS + PIXEL_IDS
@@ -301,10 +301,11 @@ def test_a_batch_is_as_its_single_observations(agent):
     if agent.algo == "random":
         pytest.skip("random actions have no likeliest one")
     observations = some_observations(agent, 20)
-    batch, _ = agent.predict(observations, deterministic=True)
-    again, _ = agent.predict(observations, deterministic=True)
+    begin = np.ones(20, bool)
+    batch, _ = agent.predict(observations, None, begin, True)
+    again, _ = agent.predict(observations, None, begin, True)
     np.testing.assert_array_equal(batch, again)
-    rows = [agent.predict(row, deterministic=True)[0] for row in observations]
+    rows = [agent.predict(row, None, begin[:1], True)[0] for row in observations]
     np.testing.assert_allclose(batch, rows, rtol=1e-6, atol=1e-6)
 
 
@@ -312,9 +313,10 @@ def test_a_batch_is_as_its_single_observations(agent):
 def test_predict_takes_any_numbers(agent, kind):
     """As in SB3, observations may be float64 or plain lists."""
     observation = some_observations(agent, 1)[0]
-    expected, _ = agent.predict(observation, deterministic=True)
+    begin = np.ones(1, bool)
+    expected, _ = agent.predict(observation, None, begin, True)
     given = observation.tolist() if kind is list else observation.astype(kind)
-    action, _ = agent.predict(given, deterministic=True)
+    action, _ = agent.predict(given, None, begin, True)
     if agent.algo != "random":
         np.testing.assert_allclose(action, expected, rtol=1e-6, atol=1e-6)
 
@@ -429,7 +431,7 @@ def test_no_lqr_for_images(env_id):
 @pytest.mark.parametrize("agent", ["sac", "LQR", "no/such/folder", "weights.safetensors"])
 def test_load_agent_names_the_agents(env_id, agent):
     """An unknown agent is answered with the known ones."""
-    with pytest.raises(ValueError, match=", ".join((*ALGOS, "lqr", "random"))):
+    with pytest.raises(ValueError, match=", ".join((*ALGOS, *CONTROLLERS))):
         load_agent(env_id, agent)
 
 
@@ -444,7 +446,8 @@ def fields_of(config):
 
 
 @pytest.mark.parametrize(
-    "algo, name", [(algo, name) for algo in ALGOS for name in fields_of(algorithm(algo).config)]
+    "algo, name",
+    [(algo, name) for algo in TRAINED_HERE for name in fields_of(algorithm(algo).config)],
 )
 def test_every_setting_has_a_legal_range(algo, name):
     """Whatever is no number of a setting's range is refused by the setting's name."""
@@ -487,7 +490,7 @@ def test_image_shift_needs_images(tmp_path):
     assert run.steps == 0
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", TRAINED_HERE)
 def test_presets_are_legal(algo):
     """There are presets for known ids only, and each makes a config."""
     learner = algorithm(algo)
@@ -515,7 +518,7 @@ def test_episodes_are_recorded_as_they_were_played(env_id):
         rng = np.random.default_rng(0)
         draws = rng.integers(0, env.action_space.n, 1000).tolist()
 
-        def act(batch):
+        def act(batch, _=None):
             return np.array([draws.pop() for _ in batch])
 
         episodes = run_episodes(envs, act, [3, 4])
@@ -864,7 +867,7 @@ def outcome(folder):
         ("reinforce", "BalancingPlate-v0"),
         ("dqn", "BulletCartPole-v0"),
         ("sb3-ppo", "BalancingPlate-v0"),
-        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in ALGOS),
+        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in TRAINED_HERE),
     ],
 )
 def test_same_seed_same_weights(tmp_path, algo, env_id):
@@ -888,7 +891,7 @@ def test_same_seed_same_weights(tmp_path, algo, env_id):
     "algo, env_id",
     [
         ("ppo", "BalancingPlate-v0"),
-        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in ALGOS),
+        *(sweep_few(algo, "BulletCartPolePixels-v0") for algo in TRAINED_HERE),
     ],
 )
 def test_workers_change_no_weight(tmp_path, algo, env_id):
@@ -1072,7 +1075,10 @@ AWKWARD = {
 
 @pytest.mark.parametrize(
     "stops, algo",
-    [*(((1, 10, 777), algo) for algo in ALGOS), *(sweep_few((1777,), algo) for algo in ALGOS)],
+    [
+        *(((1, 10, 777), algo) for algo in TRAINED_HERE),
+        *(sweep_few((1777,), algo) for algo in TRAINED_HERE),
+    ],
     ids=str,
 )
 def test_a_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch, algo, stops):
@@ -1147,7 +1153,7 @@ def test_evaluating_does_not_change_the_training(tmp_path, algo, env_id, reckles
     assert seen[300] == seen[470] == seen[10**6]
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", TRAINED_HERE)
 @pytest.mark.parametrize("action_repeat", [1, 3])
 def test_the_budget_of_steps_is_kept(tmp_path, algo, action_repeat):
     """-n 100 takes 100 steps, rounded up to one step of all sub-environments, then evaluates."""
@@ -1240,7 +1246,7 @@ def test_episodes_are_the_same_in_every_autoreset_mode(env_id, mode, action_repe
     """
     config = EnvConfig(env_id, action_repeat=action_repeat)
 
-    def act(observations):
+    def act(observations, _=None):
         return (observations.sum(axis=1) > 0).astype(np.int64)
 
     seeds = range(30, 38)
@@ -1270,7 +1276,9 @@ def test_episodes_are_the_same_in_every_autoreset_mode(env_id, mode, action_repe
 def test_episodes_are_left_when_the_steps_are_used_up():
     """Those that have not ended are returned as such, and no more steps are taken."""
     with contextlib.closing(EnvConfig("MountainCar-v0").make_vec(3)) as envs:
-        episodes = run_episodes(envs, lambda seen: np.ones(len(seen), int), [1, 2, 3], max_steps=10)
+        episodes = run_episodes(
+            envs, lambda seen, _: np.ones(len(seen), int), [1, 2, 3], max_steps=10
+        )
     assert [len(episode.rewards) for episode in episodes] == [4, 4, 4]
     assert not any(episode.ended for episode in episodes)
 
@@ -1279,13 +1287,13 @@ def test_episodes_are_left_when_the_steps_are_used_up():
 def test_truncated_episodes_have_not_terminated(mode):
     makers = [functools.partial(gym.make, "CartPole-v1", max_episode_steps=9)] * 20
     with contextlib.closing(gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)) as envs:
-        episodes = run_episodes(envs, lambda seen: np.ones(len(seen), int), range(20))
+        episodes = run_episodes(envs, lambda seen, _: np.ones(len(seen), int), range(20))
     assert all(episode.ended for episode in episodes)
     assert {episode.terminated for episode in episodes} == {True, False}
     assert all(episode.length == 9 for episode in episodes if not episode.terminated)
 
 
-DISCRETE = [algo for algo in ALGOS if algo != "sb3-sac"]
+DISCRETE = [algo for algo in TRAINED_HERE if algo != "sb3-sac"]
 FOREIGN = [
     *(("CartPole-v1", algo) for algo in DISCRETE),
     *(("MountainCar-v0", algo) for algo in DISCRETE),
@@ -1330,7 +1338,7 @@ def test_box_actions_are_refused_anywhere(algo):
         untrained("Pendulum-v1", algo)
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", TRAINED_HERE)
 def test_every_setting_is_explained(algo):
     """Name, default and a sentence, from the docstrings; numbers come with their range."""
     described = settings_help(algo)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLED, PIXEL_IDS, STATE_IDS
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS, TRAINED_HERE
 from safetensors.torch import save
 from torch import nn
 
@@ -777,7 +777,7 @@ TRAININGS = {
 @pytest.fixture(
     params=[
         pytest.param(algo, marks=[pytest.mark.sweep] if algo in ("sb3-a2c", "sb3-sac") else [])
-        for algo in ALGOS
+        for algo in TRAINED_HERE
     ]
 )
 def trained(request, tmp_path):

@@ -21,6 +21,7 @@ from bullet_envs.template import EXAMPLE, write_package
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     *("README.md", "docs/pixels.md", "docs/custom_environment.md", "docs/agents.md"),
+    "docs/perturbations.md",
     "agents/README.md",
 )
 # What a document shows that is not to be run here: installation, other programs, and make.
@@ -86,7 +87,7 @@ def test_commands_run(document, elsewhere, monkeypatch):
             continue
         program, *arguments = shlex.split(command)
         assert program == "bullet-envs", command
-        if "ALE/" in command:  # minutes
+        if "ALE/" in command or "rllib" in command:  # minutes; tests/test_rllib.py
             cli._build_parser().parse_args(arguments)
             continue
         if arguments[0] == "train":

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import PIXEL_IDS, STATE_IDS
+from conftest import PIXEL_IDS, STATE_IDS, TRAINED_HERE
 from gymnasium.spaces import Box
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeLimit
 from stable_baselines3 import PPO
@@ -38,7 +38,7 @@ from bullet_envs.agents.wrappers import (
 )
 from bullet_envs.sb3 import GymnasiumVecEnv
 
-DISCRETE = [algo for algo in ALGOS if algo != "sb3-sac"]
+DISCRETE = [algo for algo in TRAINED_HERE if algo != "sb3-sac"]
 
 
 def keypoints(shape=(1, 64, 64, 3), seed=0):

@@ -54,7 +54,9 @@ SEEN = [i for i in range(17) if i not in range(QUATERNION.start, QUATERNION.stop
 def build(task):
     """Return a world of Bullet's and the task's scene in it. A step is a control period."""
     world = World(task.physics_hz, task.control_hz, bullet_substeps=True)
-    return world, task.build(world, 1)
+    scene = task.build(world, 1)
+    task.set_parameters(scene, 0)
+    return world, scene
 
 
 def there_and_back(rng, runs, actions, amplitude):

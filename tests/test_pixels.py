@@ -22,7 +22,7 @@ from bullet_envs.engine.silence import p
 from bullet_envs.observers import PixelObserver
 from bullet_envs.registration import load_task
 from bullet_envs.renderer import Renderer
-from bullet_envs.tasks.balancing_plate import BALL_HEIGHT, BalancingPlate
+from bullet_envs.tasks.balancing_plate import BalancingPlate
 from bullet_envs.tasks.cart_pole import CartPole
 
 
@@ -316,7 +316,7 @@ def seen(x, theta, *links):
         *(64, 64, observer.camera.view(task.camera_target(state)), observer.camera.projection),
         flags=p.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX,
         renderer=p.ER_TINY_RENDERER,
-        physicsClientId=observer._drawer._simulation.world.client,
+        physicsClientId=next(iter(observer._drawers.values()))._simulation.world.client,
     )
     observer.close()
     # Bullet numbers the links after the base, rail, from 1.
@@ -405,7 +405,7 @@ def test_ball_stands_out_from_the_plate(look):
     camera = dataclasses.replace(BalancingPlate.agent_camera, width=64, height=64)
     for x in (-0.14, -0.05, 0.0, 0.1):
         for y in (-0.14, -0.05, 0.0, 0.1):
-            place = pixel_of(camera, (x, y, BALL_HEIGHT))
+            place = pixel_of(camera, (x, y, BalancingPlate().ball_height))
             away = look(ball_x=-x or 0.06, ball_y=-y or 0.06)
             if place in set(zip(*red_tip(away), strict=True)):
                 continue  # the tip hides the ball

@@ -123,6 +123,7 @@ def test_the_card_tells_what_was_recorded(tmp_path):
         "seed": 5,
         "options": None,
         "start_state": start,
+        "snapshot": None,
         "elapsed_steps": 0,
         "resets": [],
         "length": 12,

@@ -7,12 +7,8 @@ from .silence import p
 from .urdf import name_of_copy
 
 _POSITION, _SPEED = operator.itemgetter(0), operator.itemgetter(1)  # of what getJointStates returns
-_JOINT_NAME, _JOINT_TYPE, _JOINT_DAMPING, _JOINT_FRICTION, _JOINT_EFFORT = (
-    1,
-    2,
-    6,
-    7,
-    10,
+_JOINT_NAME, _JOINT_TYPE, _JOINT_DAMPING, _JOINT_FRICTION, _JOINT_EFFORT, _LINK_NAME = (
+    *(1, 2, 6, 7, 10, 12),
 )  # of getJointInfo
 
 
@@ -47,6 +43,9 @@ class Body:
         self._index = {info[_JOINT_NAME].decode(): joint for joint, info in enumerate(infos)}
         self._fixed = {
             joint for joint, info in enumerate(infos) if info[_JOINT_TYPE] == p.JOINT_FIXED
+        }
+        self._links = {p.getBodyInfo(body_id, client)[0].decode(): -1} | {
+            info[_LINK_NAME].decode(): link for link, info in enumerate(infos)
         }
         self._effort = [info[_JOINT_EFFORT] for info in infos]
         self.has_damping = any(info[_JOINT_DAMPING] for info in infos)
@@ -83,6 +82,11 @@ class Body:
         p.setCollisionFilterGroupMask(
             self._id, link, self._group, self._group, physicsClientId=self._client
         )
+
+    @property
+    def link_names(self) -> tuple[str, ...]:
+        """The names of all links, the base first."""
+        return tuple(self._links)
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -209,12 +213,99 @@ class Body:
         for link in self._colliding:
             self._collide_within_env(link)
 
-    def set_base_mass(self, mass: float, inertia: float) -> None:
-        """Replace mass (kg) and moment of inertia (kg·m², the same about all axes) of the base."""
+    def set_mass(self, link: str, mass: float, inertia: Sequence[float], copy: int = 0) -> None:
+        """Replace the mass of a link and its moments of inertia.
+
+        Args:
+            link: its name.
+            mass: kg.
+            inertia: about its own x, y and z (kg·m²).
+            copy: of a body with several.
+
+        Raises:
+            ValueError: there is no link of that name.
+        """
         p.changeDynamics(
             self._id,
-            -1,
+            self.link(link, copy),
             mass=mass,
-            localInertiaDiagonal=(inertia, inertia, inertia),
+            localInertiaDiagonal=inertia,
             physicsClientId=self._client,
         )
+
+    def set_damping(self, joint: str, damping: float, copy: int = 0) -> None:
+        """Replace the viscous damping of a joint (N·s/m or N·m·s/rad)."""
+        p.changeDynamics(
+            self._id,
+            self._index[name_of_copy(joint, copy)],
+            linearDamping=0,
+            angularDamping=0,
+            jointDamping=damping,
+            physicsClientId=self._client,
+        )
+
+    def set_contact(
+        self, link: str, lateral: float, rolling: float, spinning: float, restitution: float
+    ) -> None:
+        """Replace the coefficients of a link's contacts, of which those of a pair are products.
+
+        Args:
+            link: its name.
+            lateral: of sliding friction.
+            rolling: of rolling friction (m).
+            spinning: of friction about the contact's normal (m).
+            restitution: 0 to 1.
+        """
+        p.changeDynamics(
+            self._id,
+            self.link(link),
+            lateralFriction=lateral,
+            rollingFriction=rolling,
+            spinningFriction=spinning,
+            restitution=restitution,
+            physicsClientId=self._client,
+        )
+
+    def push(
+        self,
+        link: str,
+        force: Sequence[float],
+        offset: Sequence[float] = (0.0, 0.0, 0.0),
+        copy: int = 0,
+    ) -> None:
+        """Push a link in the next :meth:`World.step`.
+
+        Args:
+            link: its name.
+            force: in world axes (N).
+            offset: where, from the link's centre of mass in the link's axes (m).
+            copy: of a body with several.
+        """
+        number = self.link(link, copy)
+        if number < 0:
+            position, orientation = p.getBasePositionAndOrientation(self._id, self._client)
+        else:
+            # Without it the link would be where it was before it was placed.
+            position, orientation, *_ = p.getLinkState(
+                self._id, number, computeForwardKinematics=1, physicsClientId=self._client
+            )
+        if any(offset):
+            axes = p.getMatrixFromQuaternion(orientation)
+            position = [
+                place + sum(map(operator.mul, axes[3 * row : 3 * row + 3], offset))
+                for row, place in enumerate(position)
+            ]
+        p.applyExternalForce(
+            self._id, number, force, position, p.WORLD_FRAME, physicsClientId=self._client
+        )
+
+    def link(self, name: str, copy: int = 0) -> int:
+        """Return Bullet's number of a link.
+
+        Raises:
+            ValueError: there is no link of that name.
+        """
+        name = name_of_copy(name, copy)
+        if name not in self._links:
+            raise ValueError(f"no link {name!r}; its links are {', '.join(self._links)}")
+        return self._links[name]

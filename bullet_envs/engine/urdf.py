@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -132,6 +132,32 @@ def _size(geometry: ElementTree.Element | None) -> tuple[float, ...]:
 
 
 @contextmanager
+def stretched(urdf: Path, link: str, shares: Sequence[float]) -> Iterator[Path]:
+    """Write a URDF with a link of another size, of the same mass.
+
+    Args:
+        urdf: the file.
+        link: of which boxes, spheres and their places are stretched, and the centre of mass.
+            Inertia stays as it is.
+        shares: of its size along its x, y and z; spheres take the first.
+    """
+    if all(share == 1 for share in shares):
+        yield urdf
+        return
+    robot = _parse(urdf)
+    (element,) = (one for one in robot.findall("link") if one.attrib["name"] == link)
+    for tag, attribute in (("origin", "xyz"), ("box", "size")):
+        for one in element.iter(tag):
+            numbers = map(float, one.get(attribute, "0 0 0").split())
+            scaled = (number * share for number, share in zip(numbers, shares, strict=True))
+            one.set(attribute, " ".join(map(repr, scaled)))
+    for sphere in element.iter("sphere"):
+        sphere.set("radius", repr(float(sphere.attrib["radius"]) * shares[0]))
+    with _written(robot, urdf) as path:
+        yield path
+
+
+@contextmanager
 def contact_free(urdf: Path, copies: int) -> Iterator[Path]:
     """Write a URDF that Bullet steps faster, for a robot that touches nothing and has no limits.
 
@@ -167,6 +193,12 @@ def contact_free(urdf: Path, copies: int) -> Iterator[Path]:
                 if end.attrib["link"] != base.attrib["name"]:
                     end.set("link", name_of_copy(end.attrib["link"], copy))
             robot.append(part)
+    with _written(robot, urdf) as path:
+        yield path
+
+
+@contextmanager
+def _written(robot: ElementTree.Element, urdf: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / urdf.name
         ElementTree.indent(robot)  # Bullet's parser fails on very long lines

@@ -12,19 +12,20 @@ import numpy as np
 from .. import assets
 from ..camera import Camera
 from ..engine import MAX_PHYSICS_HZ, MAX_SPEED
-from ..engine.urdf import read_links
+from ..engine.urdf import read_links, stretched
 from ..registration import register_task
 from ..scene import Actuator, BodyScene
-from ..task import State, Task
+from ..task import Parameter, State, Task
 
 if TYPE_CHECKING:
     from ..engine.world import World
 
-_PLATE = read_links(assets.path("balancing_plate.urdf"))["plate"]
+_LINKS = read_links(assets.path("balancing_plate.urdf"))
+_PLATE, _RING = _LINKS["plate"], _LINKS["ring"]
 _BALL = read_links(assets.path("ball.urdf"))["ball"]
 HALF_SIDE = _PLATE.collision_size[0] / 2  # m
 BALL_RADIUS = _BALL.collision_size[0]  # m
-BALL_HEIGHT = _PLATE.collision_size[2] / 2 + BALL_RADIUS  # m, a resting ball's centre above
+HALF_THICKNESS = _PLATE.collision_size[2] / 2  # m
 LIFT_LIMIT = 0.15  # m, a ball this high above its resting place has left the plate
 PENETRATION = 2e-3  # m, deeper than any contact that the solver leaves
 
@@ -92,6 +93,12 @@ class BalancingPlate(Task):
     Options      keyword         type   default  legal           meaning
                  torque          float  0.005    1e-05 to 0.05   N m, torque of a full action
                  ball_mass       float  0.0027   0.0001 to 0.1   kg, hollow whatever its mass
+                 ball_radius     float  0.02     0.005 to 0.05   m
+                 plate_mass      float  0.3      0.03 to 3       kg, inertia in proportion
+                 ring_mass       float  0.5      0.05 to 5       kg, inertia in proportion
+                 sliding_friction  float  1      0 to 2          of ball on plate
+                 rolling_friction  float  0      0 to 0.01       m; at 100 Hz 15 to 30 % stronger
+                 restitution     float  0        0 to 0.8        of ball and plate
                  ball_limit      float  0.15     0.02 to 0.15    m, where the ball has left
                  tilt_limit      float  1.5708   0.1 to 1.5708   rad, where the plate is lost
                  start_position  float  0.05     0 to 0.14       m, half-width of the ball's start
@@ -117,6 +124,12 @@ class BalancingPlate(Task):
 
     torque: float = 0.005
     ball_mass: float = _BALL.mass
+    ball_radius: float = BALL_RADIUS
+    plate_mass: float = _PLATE.mass
+    ring_mass: float = _RING.mass
+    sliding_friction: float = 1.0
+    rolling_friction: float = 0.0
+    restitution: float = 0.0
     ball_limit: float = HALF_SIDE
     tilt_limit: float = np.pi / 2
     start_position: float = 0.05
@@ -143,6 +156,16 @@ class BalancingPlate(Task):
     # unstable enough to make a rounding error centimetres in ten seconds.
     envs_per_world: ClassVar[int] = 8
     bullet_substeps: ClassVar[bool] = True
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter(name="torque", unit="N·m", low=1e-5, high=0.05),
+        Parameter(name="ball_mass", unit="kg", low=1e-4, high=0.1),
+        Parameter(name="ball_radius", unit="m", low=0.005, high=0.05, visible=True, rebuilds=True),
+        Parameter(name="plate_mass", unit="kg", low=0.03, high=3),
+        Parameter(name="ring_mass", unit="kg", low=0.05, high=5),
+        Parameter(name="sliding_friction", unit="", low=0, high=2),
+        Parameter(name="rolling_friction", unit="m", low=0, high=0.01),
+        Parameter(name="restitution", unit="", low=0, high=0.8),
+    )
     observation_scale: ClassVar[tuple[float, ...]] = (
         *(0.05, 0.05, 0.05),  # m
         *(0.1, 0.1, 0.1),  # m/s
@@ -165,8 +188,6 @@ class BalancingPlate(Task):
         super().__post_init__()
         # More slowly, a ball that is dropped tunnels into the plate and may fall through it.
         self._require("physics_hz", 50, MAX_PHYSICS_HZ, "Hz", whole=True)
-        self._require("torque", 1e-5, 0.05, "N·m")
-        self._require("ball_mass", 1e-4, 0.1, "kg")
         self._require("ball_limit", BALL_RADIUS, HALF_SIDE, "m")
         self._require("tilt_limit", 0.1, 1.5708, "rad")
         self._require("start_position", 0, 0.14, "m")
@@ -178,6 +199,11 @@ class BalancingPlate(Task):
                 f"start_position={self.start_position!r} and start_tilt={self.start_tilt!r} must"
                 f" not pass ball_limit={self.ball_limit!r} and tilt_limit={self.tilt_limit!r}"
             )
+
+    @property
+    def ball_height(self) -> float:
+        """How far a resting ball's centre is above that of the plate (m)."""
+        return HALF_THICKNESS + self.ball_radius
 
     @property
     def actuators(self) -> tuple[Actuator, ...]:
@@ -194,7 +220,7 @@ class BalancingPlate(Task):
 
     def observation_bounds(self) -> tuple[float, ...]:
         """Return the largest absolute value of each column of the observation."""
-        farthest = math.hypot(self.ball_limit, self.ball_limit, BALL_HEIGHT + LIFT_LIMIT)
+        farthest = math.hypot(self.ball_limit, self.ball_limit, self.ball_height + LIFT_LIMIT)
         position, angle = self._reach(farthest), self._reach(self.tilt_limit)
         bounds = [position] * 3 + [MAX_SPEED] * 3 + [angle] * 2 + [MAX_SPEED] * 2
         return tuple(
@@ -226,11 +252,11 @@ class BalancingPlate(Task):
     ) -> State:
         """Return the state of a ball that rolls on the plate, in the plate's own axes."""
         axes = _plate_axes(pitch, roll)
-        position = (axes @ [*place, BALL_HEIGHT + gap]).tolist()
+        position = (axes @ [*place, self.ball_height + gap]).tolist()
         vx, vy, vz = velocity = (axes @ [*speed, 0.0]).tolist()
         nx, ny, nz = axes[:, 2].tolist()
         spin = [
-            component / BALL_RADIUS
+            component / self.ball_radius
             for component in (ny * vz - nz * vy, nz * vx - nx * vz, nx * vy - ny * vx)
         ]
         if pitch_rate or roll_rate:  # the ball also moves and turns with the plate
@@ -279,10 +305,10 @@ class BalancingPlate(Task):
         if abs(math.hypot(*state[7:11]) - 1) > 1e-6:
             raise ValueError(f"state ball_qx..ball_qw={state[7:11]!r} must have length 1")
         height = self._in_plate_axes(state)[2]
-        if height < BALL_HEIGHT - PENETRATION:
+        if height < self.ball_height - PENETRATION:
             raise ValueError(
                 f"state has the ball's centre {height:.4f} m above the plate's, in the plate's own"
-                f" axes; a resting ball is at {BALL_HEIGHT} m"
+                f" axes; a resting ball is at {self.ball_height} m"
             )
 
     def observe(self, state: State) -> Sequence[Any]:
@@ -300,7 +326,7 @@ class BalancingPlate(Task):
         return (
             (abs(u) > self.ball_limit)
             | (abs(v) > self.ball_limit)
-            | (height > BALL_HEIGHT + LIFT_LIMIT)
+            | (height > self.ball_height + LIFT_LIMIT)
             | (height < 0)
             | (abs(pitch) > self.tilt_limit)
             | (abs(roll) > self.tilt_limit)
@@ -318,9 +344,27 @@ class BalancingPlate(Task):
         """Load plates and balls."""
         scene = BodyScene(world, num_envs, self.actuators)
         scene.add_robot(assets.path("balancing_plate.urdf"), ("pitch", "roll"))
-        for ball in scene.add_object(assets.path("ball.urdf"), (0.0, 0.0, BALL_HEIGHT)):
-            ball.set_base_mass(self.ball_mass, 2 / 3 * self.ball_mass * BALL_RADIUS**2)
+        share = self.ball_radius / BALL_RADIUS
+        with stretched(assets.path("ball.urdf"), "ball", (share,) * 3) as urdf:
+            scene.add_object(urdf, (0.0, 0.0, self.ball_height))
         return scene
+
+    def set_parameters(self, scene: BodyScene, index: int) -> None:
+        """Give ball, plate and ring their masses, inertias and contact coefficients."""
+        inertia = 2 / 3 * self.ball_mass * self.ball_radius**2
+        ball, robot = scene.body(index, "ball"), scene.body(index, "plate")
+        ball.set_mass("ball", self.ball_mass, (inertia,) * 3)
+        # Those of a pair are products, of the ball's rolling friction with the plate's sliding one.
+        ball.set_contact(
+            "ball", self.sliding_friction, self.rolling_friction, 0.0, self.restitution
+        )
+        robot.set_contact("plate", 1.0, 0.0, 0.0, 1.0 if self.restitution else 0.0)
+        for link, of_file, mass in (
+            ("plate", _PLATE, self.plate_mass),
+            ("ring", _RING, self.ring_mass),
+        ):
+            scaled = tuple(mass / of_file.mass * one for one in of_file.inertia)
+            robot.set_mass(link, mass, scaled)
 
 
 def _plate_axes(pitch: float, roll: float) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -10,12 +11,18 @@ import numpy as np
 from .. import assets
 from ..camera import Camera
 from ..engine import MAX_SPEED
+from ..engine.urdf import read_links, stretched
 from ..registration import register_task
 from ..scene import Actuator, ContactFreeScene
-from ..task import State, Task
+from ..task import Parameter, State, Task
 
 if TYPE_CHECKING:
     from ..engine.world import World
+
+_LINKS = read_links(assets.path("cart_pole.urdf"))
+_CART, _POLE = _LINKS["cart"], _LINKS["pole"]
+_POLE_LENGTH = _POLE.visual_size[2]  # m
+SHORTEST_POLE = 0.4  # m
 
 
 @register_task("BulletCartPole")
@@ -67,6 +74,11 @@ class CartPole(Task):
 
     Options      keyword      type   default  legal           meaning
                  force        float  10       0.1 to 1000     N, force of a full action
+                 cart_mass    float  1        0.1 to 10       kg
+                 pole_mass    float  0.1      0.01 to 1       kg
+                 pole_length  float  1        0.4 to 4        m
+                 cart_friction  float  0      0 to 10         N s/m, viscous
+                 pole_friction  float  0      0 to 1          N m s/rad, viscous
                  x_limit      float  2.4      0.1 to 15       m
                  angle_limit  float  0.20944  0.01 to 3.1416  rad
                  start_range  float  0.05     0 to 0.2        half-width of each column's start
@@ -86,6 +98,11 @@ class CartPole(Task):
     """
 
     force: float = 10.0
+    cart_mass: float = _CART.mass
+    pole_mass: float = _POLE.mass
+    pole_length: float = _POLE_LENGTH
+    cart_friction: float = 0.0
+    pole_friction: float = 0.0
     x_limit: float = 2.4
     angle_limit: float = 12 * np.pi / 180
     start_range: float = 0.05
@@ -95,7 +112,14 @@ class CartPole(Task):
     has_equilibrium: ClassVar[bool] = True
     discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = ((-1.0,), (1.0,))
     envs_per_world: ClassVar[int] = 32
-    bullet_substeps: ClassVar[bool] = True
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter(name="force", unit="N", low=0.1, high=1000),
+        Parameter(name="cart_mass", unit="kg", low=0.1, high=10),
+        Parameter(name="pole_mass", unit="kg", low=0.01, high=1),
+        Parameter(name="pole_length", unit="m", low=SHORTEST_POLE, high=4, visible=True),
+        Parameter(name="cart_friction", unit="N·s/m", low=0, high=10),
+        Parameter(name="pole_friction", unit="N·m·s/rad", low=0, high=1),
+    )
     video_camera: ClassVar[Camera] = Camera(eye=(0.0, -5.0, 1.4), target=(0.0, 0.0, 0.2), fov=41.0)
     # Rolled by 25 degrees: an upright edge moves whole pixels or not at all, a slanted one shows
     # every fraction of a pixel somewhere along its length.
@@ -106,7 +130,6 @@ class CartPole(Task):
     def __post_init__(self) -> None:
         """Check the keywords."""
         super().__post_init__()
-        self._require("force", 0.1, 1000, "N")
         self._require("x_limit", 0.1, 15, "m")
         self._require("angle_limit", 0.01, 3.1416, "rad")
         self._require("start_range", 0, 0.2, "m and rad, m/s and rad/s")
@@ -151,7 +174,61 @@ class CartPole(Task):
         """What a regulator weighs as 1: m, m/s, rad, rad/s."""
         return 0.5, 1.0, 0.1, 0.5
 
+    @property
+    def bullet_substeps(self) -> bool:  # type: ignore[override]
+        """Whether Bullet divides a control period: not with friction, which it would then hold."""
+        return not (self.cart_friction or self.pole_friction)
+
     def build(self, world: World, num_envs: int) -> ContactFreeScene:
         """Load carts, poles and a rail. Nothing of them touches, and no joint has a limit."""
         path = assets.path("cart_pole.urdf")
-        return ContactFreeScene(world, num_envs, self.actuators, path, ("slider", "hinge"))
+        share = (1.0, 1.0, self.pole_length / _POLE_LENGTH)
+        with stretched(path, "pole", share) as urdf:
+            return ContactFreeScene(world, num_envs, self.actuators, urdf, ("slider", "hinge"))
+
+    def world_task(self, perturbed: Collection[str]) -> CartPole:
+        """Return the task with the shortest pole, of which :meth:`set_parameters` makes any other.
+
+        It has friction too if that is to be changed, or if such a pole is pushed, so that Bullet
+        takes single steps, in each of which it is told the force again.
+        """
+        changed: dict[str, Any] = {}
+        if "pole_length" in perturbed:
+            changed["pole_length"] = SHORTEST_POLE
+        frictions = {"cart_friction", "pole_friction"}
+        if frictions.intersection(perturbed) or (changed and "pushes" in perturbed):
+            changed["cart_friction"] = 1.0
+        return replace(self, **changed)
+
+    def set_parameters(self, scene: ContactFreeScene, index: int) -> None:
+        """Give a cart and its pole masses, inertias, friction and, by these, a length.
+
+        The loaded pole of half-length d moves as a pole of mass m, half-length l and moment I if
+        its mass is m l / d, its moment I + m l² - m l d, and the cart has what is left of the mass
+        of both: the equations of motion contain no other combination of them.
+        """
+        loaded, half = scene.link("pole").centre[2], self.pole_length / 2
+        share = self.pole_mass / _POLE.mass
+        width, depth, _ = _POLE.visual_size
+        mass, cart_mass = self.pole_mass, self.cart_mass
+        about_x, about_y, about_z = (share * one for one in _POLE.inertia)
+        if self.pole_length != _POLE_LENGTH:
+            about_x = mass / 12 * (depth**2 + self.pole_length**2)
+            about_y = mass / 12 * (width**2 + self.pole_length**2)
+        if half != loaded:
+            carried = mass * half
+            about_x += carried * (half - loaded)
+            about_y += carried * (half - loaded)
+            mass = carried / loaded
+            cart_mass = self.cart_mass + self.pole_mass - mass
+            if cart_mass < 0:
+                raise ValueError(
+                    f"cart_mass={self.cart_mass:g} is too light to change pole_length to"
+                    f" {self.pole_length:g} with pole_mass={self.pole_mass:g}: it must be at least"
+                    f" {mass - self.pole_mass:g} kg"
+                )
+        scene.set_mass(index, "pole", mass, (about_x, about_y, about_z), (0, 0, half - loaded))
+        of_cart = tuple(cart_mass / _CART.mass * one for one in _CART.inertia)
+        scene.set_mass(index, "cart", cart_mass, of_cart)
+        scene.set_damping(index, "slider", self.cart_friction)
+        scene.set_damping(index, "hinge", self.pole_friction)

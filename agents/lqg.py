@@ -1,0 +1,200 @@
+"""A linear-quadratic-Gaussian controller: a Kalman filter with a predictor, and the LQR on it.
+
+Kalman, "A new approach to linear filtering and prediction problems", 1960; for the delays Artstein,
+"Linear systems with delayed controls: a reduction", 1982: what is regulated is the state at which
+the command will act, predicted from the last state that has been observed and the commands since.
+It knows the parameters of each episode, the noise and the delays of its perturbed environment, not
+the state, and not pushes. What cannot be controlled with that is beyond an agent without memory.
+
+Run ``bullet-envs evaluate --algo lqg --env BulletCartPole-v0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from ..perturbations import Distribution, Perturbations
+from ..simulation import Simulation
+from ..task import Task
+from .lqr import Array, flat_observation, linearise, observation_model, regulate
+from .policy import Policy
+
+# Of what the linear model does not know, in units of the tolerances, in each control period.
+MODEL_ERROR = 1e-3
+UNKNOWN = 1e6  # variance of a column that tells nothing, in its own units
+
+
+class LQGPolicy(Policy):
+    """The controller as a policy with a memory, which :meth:`begin` begins.
+
+    Args:
+        env: of a task of :class:`~bullet_envs.Task` that observes its state.
+
+    Raises:
+        ValueError: as :class:`~bullet_envs.agents.lqr.LQRPolicy`.
+    """
+
+    has_memory: ClassVar[bool] = True
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env.observation_space, env.action_space)
+        bare: Any = env.unwrapped
+        self._task: Task = bare.task
+        self._perturbations: Perturbations = bare.perturbations
+        self._nominal = linearise(self._task)
+        self._at_rest, self._shown = observation_model(self._task)
+        self._scales = np.array([actuator.scale for actuator in self._task.actuators])
+        self._discrete: Array | None = None
+        if isinstance(self.action_space, spaces.Discrete):
+            self._discrete = np.array(self._task.discrete_actions)
+        rng = np.random.default_rng(0)
+        initial = [self._task.sample_initial_state(rng) for _ in range(1000)]
+        coordinates = np.array([self._task.coordinates(one) for one in initial])
+        self._prior = np.cov(coordinates.T)
+        # What the observation has beyond its linear model counts as noise.
+        observed = np.array([flat_observation(self._task, one) for one in initial])
+        bent = observed - self._at_rest - coordinates @ self._shown.T
+        self._noise = _noise(self._task, self._perturbations, np.square(bent).mean(axis=0))
+        self._simulation: Simulation | None = None
+        self.begin({}, 1)
+
+    def begin(self, infos: Mapping[str, Any], count: int) -> None:
+        """Begin episodes: the infos of their reset have their parameters."""
+        n = len(self._task.tolerances)
+        parameters = infos.get("parameters", {})
+        named = [
+            {
+                name: float(np.atleast_1d(parameters[name])[i])
+                for name in self._perturbations.parameters
+            }
+            if parameters
+            else {}
+            for i in range(count)
+        ]
+        models = [self._model(values) for values in named]
+        self._a, self._b, self._gain, self._gains = (
+            np.array(column) for column in zip(*models, strict=True)
+        )
+        self._estimate = np.zeros((count, n))
+        self._covariance = np.tile(self._prior, (count, 1, 1))
+        self._step = np.zeros(count, np.int64)
+        of = self._perturbations
+        # The commands that act at and after the state that is estimated.
+        self._commands = np.zeros(
+            (count, of.observation_delay + of.action_delay + 1, len(self._scales))
+        )
+        self._read = np.full((count, len(self._at_rest)), np.nan)
+
+    def _model(self, values: Mapping[str, float]) -> tuple[Array, Array, Array, Array]:
+        """Return the linear model, the regulator's gain and the actuators' gains of an episode."""
+        if not values:
+            gains = np.ones(len(self._scales))
+            gain = regulate(self._nominal, self._task).gain
+            return self._nominal.a, self._nominal.b, gain, gains
+        if self._simulation is None:
+            self._simulation = Simulation(self._task, perturbed=self._perturbations.names)
+        task = self._task.with_parameters(values)
+        self._simulation.set_task(0, task)
+        model = linearise(task, simulation=self._simulation)
+        scales = np.array([actuator.scale for actuator in task.actuators])
+        # Its commands are in units of the nominal actuators.
+        return model.a, model.b, regulate(model, task).gain, scales / self._scales
+
+    def act(
+        self,
+        observations: npt.NDArray[Any],
+        deterministic: bool,
+        episodes: npt.NDArray[np.int64] | None = None,
+    ) -> npt.NDArray[Any]:
+        """Return the controller's actions.
+
+        Args:
+            observations: of some episodes, one more for each call.
+            deterministic: not used.
+            episodes: which these are, None for all.
+        """
+        if episodes is None and len(observations) != len(self._step):
+            self.begin({}, len(observations))
+        live = np.arange(len(observations)) if episodes is None else episodes
+        of = self._perturbations
+        known = self._step[live] > of.observation_delay
+        for index, observed, is_new in zip(live.tolist(), observations, known, strict=True):
+            if is_new:
+                self._predict(index)
+            if is_new or not self._step[index]:
+                self._update(index, np.asarray(observed, np.float64))
+        ahead = np.minimum(self._step[live], of.observation_delay) + of.action_delay
+        state = self._estimate[live].copy()
+        for later in range(int(ahead.max())):
+            moved = np.einsum("nij,nj->ni", self._a[live], state)
+            moved += np.einsum("nij,nj->ni", self._b[live], self._commands[live, later])
+            state = np.where((later < ahead)[:, None], moved, state)
+        wanted = -np.einsum("nij,nj->ni", self._gain[live], state)
+        shares = wanted / (self._gains[live] * self._scales)
+        actions: npt.NDArray[Any] = np.clip(shares, -1, 1).astype(np.float32)
+        taken = actions.astype(np.float64)
+        if self._discrete is not None:
+            actions = ((shares[:, None] - self._discrete) ** 2).sum(axis=2).argmin(axis=1)
+            taken = self._discrete[actions]
+        self._remember(live, taken * self._scales * self._gains[live])
+        return actions
+
+    def _remember(self, live: npt.NDArray[np.int64], commands: Array) -> None:
+        """Keep what the commands will do, and forget those before the next estimated state."""
+        of = self._perturbations
+        if of.dead_zone:
+            commands = np.where(np.abs(commands) > np.array(of.dead_zone), commands, 0.0)
+        if of.saturation:
+            commands = np.clip(commands, -np.array(of.saturation), np.array(of.saturation))
+        ahead = np.minimum(self._step[live], of.observation_delay) + of.action_delay
+        self._commands[live, ahead] = commands
+        self._step[live] += 1
+
+    def _predict(self, index: int) -> None:
+        """Move the estimate by one control period."""
+        a, b = self._a[index], self._b[index]
+        command = self._commands[index, 0]
+        self._estimate[index] = a @ self._estimate[index] + b @ command
+        spread = np.diag((MODEL_ERROR * np.array(self._task.tolerances)) ** 2)
+        if self._perturbations.action_noise:
+            spread = spread + b @ np.diag(np.square(self._perturbations.action_noise)) @ b.T
+        self._covariance[index] = a @ self._covariance[index] @ a.T + spread
+        self._commands[index, :-1] = self._commands[index, 1:].copy()
+
+    def _update(self, index: int, observed: Array) -> None:
+        """Correct the estimate by an observation; dropped and stuck columns tell nothing."""
+        of = self._perturbations
+        variance = self._noise.copy()
+        if of.dropped.probability:
+            variance[observed == 0] = UNKNOWN
+        if of.stuck.probability:
+            variance[observed == self._read[index]] = UNKNOWN
+        self._read[index] = observed
+        covariance, shown = self._covariance[index], self._shown
+        expected = shown @ covariance @ shown.T + np.diag(variance)
+        gain = np.linalg.solve(expected, shown @ covariance).T
+        error = observed - self._at_rest - shown @ self._estimate[index]
+        self._estimate[index] = self._estimate[index] + gain @ error
+        self._covariance[index] = (np.eye(len(gain)) - gain @ shown) @ covariance
+
+
+def _noise(task: Task, of: Perturbations, bent: Array) -> Array:
+    """Return the variance of each column of the observation, in its own units."""
+    scale = np.array(task.observation_scale or (1.0,) * len(bent))
+    variance = bent + 1e-12
+    if of.noise:
+        variance += np.square(np.array(of.noise) / scale)
+    for column, distribution in of.bias.items():
+        variance[column] += _second_moment(distribution) / scale[column] ** 2
+    return variance
+
+
+def _second_moment(of: Distribution) -> float:
+    rng = np.random.default_rng(0)
+    return float(np.mean([of.sample(rng) ** 2 for _ in range(1000)]))
