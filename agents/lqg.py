@@ -100,7 +100,7 @@ class LQGPolicy(Policy):
         if self._simulation is None:
             self._simulation = Simulation(self._task, perturbed=self._perturbations.names)
         task = self._task.with_parameters(values)
-        self._simulation.set_task(0, task)
+        self._simulation.set_task(0, task.without_dry_friction())
         model = linearise(task, simulation=self._simulation)
         scales = np.array([actuator.scale for actuator in task.actuators])
         # Its commands are in units of the nominal actuators.
@@ -124,11 +124,9 @@ class LQGPolicy(Policy):
         live = np.arange(len(observations)) if episodes is None else episodes
         of = self._perturbations
         known = self._step[live] > of.observation_delay
-        for index, observed, is_new in zip(live.tolist(), observations, known, strict=True):
-            if is_new:
-                self._predict(index)
-            if is_new or not self._step[index]:
-                self._update(index, np.asarray(observed, np.float64))
+        self._predict(live[known])
+        read = known | (self._step[live] == 0)
+        self._update(live[read], np.asarray(observations[read], np.float64))
         ahead = np.minimum(self._step[live], of.observation_delay) + of.action_delay
         state = self._estimate[live].copy()
         for later in range(int(ahead.max())):
@@ -156,32 +154,39 @@ class LQGPolicy(Policy):
         self._commands[live, ahead] = commands
         self._step[live] += 1
 
-    def _predict(self, index: int) -> None:
-        """Move the estimate by one control period."""
-        a, b = self._a[index], self._b[index]
-        command = self._commands[index, 0]
-        self._estimate[index] = a @ self._estimate[index] + b @ command
+    def _predict(self, live: npt.NDArray[np.int64]) -> None:
+        """Move the estimates of some episodes by one control period."""
+        a, b = self._a[live], self._b[live]
+        moved = a @ self._estimate[live, :, None] + b @ self._commands[live, 0, :, None]
+        self._estimate[live] = moved[..., 0]
         spread = np.diag((MODEL_ERROR * np.array(self._task.tolerances)) ** 2)
         if self._perturbations.action_noise:
-            spread = spread + b @ np.diag(np.square(self._perturbations.action_noise)) @ b.T
-        self._covariance[index] = a @ self._covariance[index] @ a.T + spread
-        self._commands[index, :-1] = self._commands[index, 1:].copy()
+            spread = spread + b @ np.diag(np.square(self._perturbations.action_noise)) @ _t(b)
+        self._covariance[live] = a @ self._covariance[live] @ _t(a) + spread
+        self._commands[live, :-1] = self._commands[live, 1:]
 
-    def _update(self, index: int, observed: Array) -> None:
-        """Correct the estimate by an observation; dropped and stuck columns tell nothing."""
+    def _update(self, live: npt.NDArray[np.int64], observed: Array) -> None:
+        """Correct estimates by observations; dropped and stuck columns tell nothing."""
         of = self._perturbations
-        variance = self._noise.copy()
+        variance = np.tile(self._noise, (len(live), 1))
         if of.dropped.probability:
             variance[observed == 0] = UNKNOWN
         if of.stuck.probability:
-            variance[observed == self._read[index]] = UNKNOWN
-        self._read[index] = observed
-        covariance, shown = self._covariance[index], self._shown
-        expected = shown @ covariance @ shown.T + np.diag(variance)
-        gain = np.linalg.solve(expected, shown @ covariance).T
-        error = observed - self._at_rest - shown @ self._estimate[index]
-        self._estimate[index] = self._estimate[index] + gain @ error
-        self._covariance[index] = (np.eye(len(gain)) - gain @ shown) @ covariance
+            variance[observed == self._read[live]] = UNKNOWN
+        self._read[live] = observed
+        covariance, shown = self._covariance[live], self._shown
+        noise = variance[:, :, None] * np.eye(variance.shape[1])
+        expected = shown @ covariance @ shown.T + noise
+        gain = _t(np.linalg.solve(expected, shown @ covariance))
+        error = observed - self._at_rest - self._estimate[live] @ shown.T
+        self._estimate[live] += (gain @ error[..., None])[..., 0]
+        # Joseph's form: that of the textbook diverges on unstable systems after some hundred steps.
+        kept = np.eye(gain.shape[1]) - gain @ shown
+        self._covariance[live] = kept @ covariance @ _t(kept) + gain @ noise @ _t(gain)
+
+
+def _t(matrices: Array) -> Array:
+    return np.swapaxes(matrices, -1, -2)
 
 
 def _noise(task: Task, of: Perturbations, bent: Array) -> Array:

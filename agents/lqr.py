@@ -66,12 +66,12 @@ class Regulator:
 def linearise(task: Task, step: float = STEP, simulation: Simulation | None = None) -> LinearModel:
     """Return the engine's linear model about ``task.rest()``.
 
-    Central differences with two step sizes, extrapolated to none (Richardson).
+    Central differences with two step sizes, extrapolated to none (Richardson); no dry friction.
 
     Args:
         task: whose engine to differentiate.
         step: in units of ``task.tolerances`` and ``task.command_tolerances``.
-        simulation: with the parameters of the task, None for a new one.
+        simulation: with the parameters of ``task.without_dry_friction()``, None for a new one.
 
     Raises:
         ValueError: the state at rest does not stay where it is.
@@ -79,7 +79,7 @@ def linearise(task: Task, step: float = STEP, simulation: Simulation | None = No
     widths = np.array([*task.tolerances, *task.command_tolerances], np.float64)
     n = len(task.tolerances)
     resting = np.array([actuator.centre for actuator in task.actuators], np.float64)
-    engine = Simulation(task) if simulation is None else simulation
+    engine = Simulation(task.without_dry_friction()) if simulation is None else simulation
 
     def advance(point: Array) -> Array:
         engine.set_state({0: task.from_coordinates(point[:n].tolist())})

@@ -84,7 +84,10 @@ class Task(ABC):
             sticks does not answer to a small torque.
         parameters: the keywords that perturbations may change. :meth:`set_parameters` applies those
             that are not actuators' scales.
-        perturbation_presets: perturbations by name, as data.
+        perturbation_template: perturbations of which the presets ``easy``, ``medium`` and ``hard``
+            are scaled by :func:`~bullet_envs.perturbation_scaling.scaled`.
+        perturbation_presets: perturbations by name, as data. They may have parts for states and for
+            images.
         observation_scale: what each column of :meth:`observe` is divided by, in SI units, where
             they are; of a Dict one tuple for each entry. Perturbations are given in SI units.
         gravity: along -z (m/s²).
@@ -115,6 +118,7 @@ class Task(ABC):
     discrete_actions: ClassVar[tuple[tuple[float, ...], ...] | None] = None
     has_equilibrium: ClassVar[bool] = False
     parameters: ClassVar[tuple[Parameter, ...]] = ()
+    perturbation_template: ClassVar[Mapping[str, Any]] = {}
     perturbation_presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     observation_scale: ClassVar[Any] = None
     gravity: ClassVar[float] = GRAVITY
@@ -192,6 +196,10 @@ class Task(ABC):
             ValueError: a value is out of its range.
         """
         return replace(self, **values)
+
+    def without_dry_friction(self) -> Task:
+        """Return the task without friction that holds what moves slowly, for a linear model."""
+        return self
 
     def world_task(self, perturbed: Collection[str]) -> Task:
         """Return the task whose bodies are loaded where some parameters will be changed in place.
