@@ -48,10 +48,12 @@ class Evaluation:
     Args:
         returns: undiscounted, shape (episodes,).
         lengths: in environment steps, shape (episodes,).
+        terminated: whether the task ended the episode, not a time limit, shape (episodes,).
     """
 
     returns: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.int64]
+    terminated: npt.NDArray[np.bool_]
 
 
 def ended_wait(envs: VectorEnv[Any, Any, Any]) -> bool:
@@ -126,6 +128,7 @@ def evaluate(
     seeds: Sequence[int] = EVALUATION_SEEDS[:EPISODES],
     deterministic: bool = True,
     workers: int | str = 1,
+    progress: Callable[[int], object] | None = None,
     **env_kwargs: Any,
 ) -> Evaluation:
     """Return the undiscounted return and the length of an episode from each seed.
@@ -135,6 +138,7 @@ def evaluate(
         seeds: reset seeds, an initial state each.
         deterministic: take the most likely actions.
         workers: processes that share the sub-environments: see :meth:`EnvConfig.make_vec`.
+        progress: is told how many episodes have ended, each time that some have.
         **env_kwargs: keywords of the environment that override the agent's.
 
     Raises:
@@ -142,20 +146,22 @@ def evaluate(
     """
     envs = agent.make_vec(min(AT_ONCE, len(seeds)), workers=workers, **env_kwargs)
     try:
-        episodes = [
-            episode
-            for first in range(0, len(seeds), AT_ONCE)
-            for episode in run_episodes(
+        episodes = []
+        for first in range(0, len(seeds), AT_ONCE):
+            played = run_episodes(
                 envs,
                 lambda observations, live: agent.act(observations, deterministic, live),
                 seeds[first : first + AT_ONCE],
                 keep_observations=False,
                 begin=agent.policy.begin,
             )
-        ]
+            episodes += played
+            if progress is not None:
+                progress(len(played))
     finally:
         envs.close()
     return Evaluation(
         np.array([episode.episode_return for episode in episodes]),
         np.array([episode.length for episode in episodes]),
+        np.array([episode.terminated for episode in episodes]),
     )

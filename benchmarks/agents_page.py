@@ -6,10 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from bullet_envs.agents.statistics import (
+    Scores,
+    iqm,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+
 from . import comparisons, wall_clock
 from .code_blocks import with_code
 from .comparisons import Comparison, cell_of
-from .statistics import Scores, iqm, probability_of_improvement, stratified_bootstrap
 from .tables import with_section
 
 ROOT = Path(__file__).parent.parent

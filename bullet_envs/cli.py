@@ -168,6 +168,36 @@ def _add_agent_commands(commands: Any) -> None:
     _add_workers(command, "processes that share the episodes, or auto (1)")
     command.set_defaults(command=_evaluate)
 
+    command = commands.add_parser(
+        "compare", help="compare agents in the same episodes, and record one beside each other"
+    )
+    _add_env(command)
+    command.add_argument(
+        "--algo",
+        nargs="+",
+        choices=AGENTS,
+        default=[],
+        metavar="AGENT",
+        help=f"bundled agents or controllers: {', '.join(AGENTS)}",
+    )
+    command.add_argument(
+        "-i",
+        "--trained-agent",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="agents of your own: best.json or its folder; 2 to 4 agents in all, the first of which"
+        " is compared with the others",
+    )
+    command.add_argument("--stochastic", action="store_true", help="draw actions from the policies")
+    command.add_argument("--seed", type=int, default=0, help="of the recorded episode (0)")
+    command.add_argument("--eval-episodes", type=int, default=100, help="in the table (100)")
+    _add_workers(command, "processes that share the episodes, or auto (1)")
+    command.add_argument("-o", "--output-folder", type=Path, default=Path("videos"))
+    command.add_argument("--no-video", action="store_true", help="print the table only")
+    command.set_defaults(command=_compare)
+
     command = commands.add_parser("record", help="record a video of an agent")
     _add_agent(command)
     command.add_argument("--seed", type=int, default=0, help="of the initial state")
@@ -289,18 +319,16 @@ def _env_config(options: argparse.Namespace) -> Any:
     return config
 
 
-def _load(options: argparse.Namespace) -> Any:
+def _load(options: argparse.Namespace, agent: str | Path) -> Any:
+    """Return an agent by the name of its algorithm, or from its folder."""
     from .agents import load_agent, pretrained_card
 
     _env_config(options)
-    if options.algo in ALGOS and not pretrained_card(options.env, options.algo).is_file():
+    if agent in ALGOS and not pretrained_card(options.env, str(agent)).is_file():
         raise ValueError(
-            f"no {options.algo} agent of {options.env} is bundled: train one, and give its folder"
-            " with -i"
+            f"no {agent} agent of {options.env} is bundled: train one, and give its folder with -i"
         )
-    return load_agent(
-        options.env, options.algo or options.trained_agent, **dict(options.env_kwargs)
-    )
+    return load_agent(options.env, agent, **dict(options.env_kwargs))
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -403,7 +431,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if not 1 <= options.eval_episodes <= 1_000_000:
         raise ValueError(f"--eval-episodes {options.eval_episodes} must lie from 1 to 1000000")
-    agent = _load(options)
+    agent = _load(options, options.algo or options.trained_agent)
     seeds = range(EVALUATION_SEEDS.start, EVALUATION_SEEDS.start + options.eval_episodes)
     workers = 1 if options.workers is None else options.workers
     evaluation = evaluate(agent, seeds, not options.stochastic, workers)
@@ -423,15 +451,45 @@ def _print_table(evaluations: dict[str, Any], env_id: str) -> None:
         )
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from .agents import comparison
+    from .agents.evaluation import EVALUATION_SEEDS
+
+    _require_seed(options.seed)
+    if not 2 <= options.eval_episodes <= len(EVALUATION_SEEDS):
+        raise ValueError(
+            f"--eval-episodes {options.eval_episodes} must lie from 2 to {len(EVALUATION_SEEDS)}"
+        )
+    named = (*options.algo, *options.trained_agent)
+    agents = comparison.by_name([_load(options, agent) for agent in named])
+    workers = 1 if options.workers is None else options.workers
+    # Refuses them before minutes are spent on a video.
+    next(iter(agents.values())).make_vec(1, workers=workers).close()
+    if not options.no_video:
+        deterministic = not options.stochastic
+        path = comparison.record(agents, options.seed, options.output_folder, deterministic)
+    seeds = EVALUATION_SEEDS[: options.eval_episodes]
+    evaluations = comparison.evaluate_all(agents, seeds, not options.stochastic, workers)
+    print(f"\n{options.env}, return of {len(seeds)} episodes from unseen initial states")
+    print(comparison.table(evaluations))
+    if not options.no_video:
+        print(f"\nvideo: {path}\nfacts: {path.with_suffix('.json')}")
+    return 0
+
+
 def _record(options: argparse.Namespace) -> int:
-    if options.seed < 0:
-        raise ValueError(f"--seed {options.seed} must be 0 or more")
-    agent = _load(options)
+    _require_seed(options.seed)
+    agent = _load(options, options.algo or options.trained_agent)
     path = _record_episode(agent, options.seed, options.output_folder, not options.stochastic)
     print(path)
     if options.gif:
         print(_gif(path))
     return 0
+
+
+def _require_seed(seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"--seed {seed} must be 0 or more")
 
 
 def _record_episode(agent: Any, seed: int, folder: Path, deterministic: bool = True) -> Path:

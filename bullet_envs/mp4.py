@@ -43,6 +43,19 @@ def check_name(name: str) -> None:
         )
 
 
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder for videos, if it is missing.
+
+    Raises:
+        RecordingError: it cannot be made or written into.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise RecordingError(f"cannot write into {folder}: {error}") from error
+
+
 def find_ffmpeg() -> str:
     """Return the path of an ffmpeg that can encode H.264.
 

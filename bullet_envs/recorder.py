@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -17,7 +16,7 @@ from typing import Any
 import gymnasium as gym
 
 from . import snapshots
-from .mp4 import Mp4Writer, RecordingError, check_name, find_ffmpeg, to_json
+from .mp4 import Mp4Writer, RecordingError, check_name, find_ffmpeg, make_folder, to_json
 from .versions import versions
 
 __all__ = ["Recorder", "RecordingError"]
@@ -97,11 +96,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         check_name(f"{name_prefix}-episode-{10**9}")
         find_ffmpeg()
         self.video_folder = os.path.abspath(video_folder)
-        try:
-            os.makedirs(self.video_folder, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.video_folder).close()
-        except OSError as error:
-            raise RecordingError(f"cannot write into {self.video_folder}: {error}") from error
+        make_folder(self.video_folder)
         if episode_trigger is None and step_trigger is None:
             episode_trigger = _capped_cubic_schedule
         self.episode_trigger = episode_trigger

@@ -1221,7 +1221,7 @@ def test_solved_is_the_threshold_of_the_spec(tmp_path, monkeypatch, returns, thr
     """Each episode must reach it; without a threshold nothing is ever solved."""
     agent = untrained("BulletCartPole-v0", "dqn")
     monkeypatch.setattr(gym.spec("BulletCartPole-v0"), "reward_threshold", threshold)
-    evaluation = Evaluation(np.array(returns), np.full(20, 7))
+    evaluation = Evaluation(np.array(returns), np.full(20, 7), np.zeros(20, bool))
     monkeypatch.setattr("bullet_envs.agents.run.evaluate", lambda *args, **kwargs: evaluation)
     config = algorithm("dqn").config(env_id="BulletCartPole-v0")
     with Run(tmp_path / "run", config, progress=False) as run:

@@ -50,12 +50,13 @@ KEYWORDS = (
 AGENTS = ", ".join((*ALGOS, *CONTROLLERS))
 CHOICES = ", ".join(map(repr, ALGOS))
 TRAIN_ON_PIXELS = f"train --algo sb3-ppo --env {PIXEL_ID} --no-progress -n 400"
+COMPARE = f"compare --env {ENV_ID} --algo lqr random"
 LONG = "-" * 5000
 
 # A wrong command and what its one line must say; the legal values, where one can list them.
 WRONG = {
     "": "COMMAND",
-    "foo": "'list', 'new', 'train', 'evaluate', 'enjoy', 'record', 'replay', 'demo', 'doctor'",
+    "foo": "'list', 'new', 'train', 'evaluate', 'enjoy', 'compare', 'record', 'replay', 'demo'",
     "observability": "invalid choice: 'observability'",
     "train": "--env, --algo",
     "train --algo reinforce": "--env",
@@ -165,6 +166,20 @@ WRONG = {
     f" {ENV_ID}, or one of {', '.join(ALGOS)}, random here",
     f"record --env {PIXEL_ID} --algo lqr -o videos": f"use it on {ENV_ID}",
     f"evaluate --env {PIXEL_ID} -i good": f"{ENV_ID}, not for {PIXEL_ID}",
+    f"compare --env {ENV_ID}": "a comparison takes 2 to 4 agents, not 0",
+    f"compare --env {ENV_ID} --algo lqr": "a comparison takes 2 to 4 agents, not 1",
+    f"{COMPARE} -i good good good": "a comparison takes 2 to 4 agents, not 5",
+    f"{COMPARE} sac": f"invalid choice: 'sac' (choose from {CHOICES}, 'lqr', 'lqg', 'random')",
+    f"{COMPARE} -i nowhere": f"'nowhere' must be one of {AGENTS}",
+    f"{COMPARE} -i damaged": "SHA-256",
+    f"{COMPARE} --eval-episodes 1": "--eval-episodes 1 must lie from 2 to 1000",
+    f"{COMPARE} --eval-episodes 1001": "--eval-episodes 1001 must lie from 2 to 1000",
+    f"{COMPARE} --seed -1": "--seed -1 must be 0 or more",
+    f"{COMPARE} --workers 0": "workers=0 must be a whole number from 1",
+    f"{COMPARE} --env-kwargs force:0": "force=0 must be a number from 0.1 to 1000 N",
+    f"{COMPARE} -o file": "cannot write into file/BulletCartPole-v0: ",
+    "compare --env CartPole-v1 --algo random dqn": "no dqn agent of CartPole-v1 is bundled: train",
+    "compare --env CartPole-v1 --algo random random --workers 2": "workers=2 must be 1 but for",
     f"{RECORD} --seed -1": "--seed -1",
     f"{RECORD} --seed x": "'x'",
     f"{RECORD} --env-kwargs force:x": "force='x' must be a number from 0.1 to 1000 N",

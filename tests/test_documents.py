@@ -94,7 +94,7 @@ def test_commands_run(document, elsewhere, monkeypatch):
             arguments += ["-n", "200", "--no-progress"]
             if "--hyperparams" in arguments:  # of the guide: a rollout of 8,192 steps
                 arguments += ["--hyperparams", "n_envs:4", "n_steps:32", "batch_size:64"]
-        if arguments[0] == "evaluate":
+        if arguments[0] in ("evaluate", "compare"):
             arguments += ["--eval-episodes", "3"]
         if arguments[0] == "bench" and "--only" not in arguments:
             continue  # minutes; tests/test_bench.py has its own

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks.statistics import iqm, probability_of_improvement, stratified_bootstrap
+from bullet_envs.agents.statistics import (
+    Estimate,
+    iqm,
+    paired_difference,
+    paired_improvement,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
 
 
 def column(*scores):
@@ -156,3 +163,41 @@ def test_intervals_of_an_improvement_cover_the_truth():
         ends = stratified_bootstrap(probability_of_improvement, x, y, resamples=300)
         covered += ends[0] <= truth <= ends[1]
     assert 0.91 <= covered / 500 <= 0.98
+
+
+@pytest.mark.parametrize(
+    "x, y, difference, improvement",
+    [
+        # Within each pair x is higher, though 9 and 19 lie on both sides of 10.
+        ((10, 20), (9, 19), (1, 1, 1), (1, 1, 1)),
+        ((3, 3), (3, 3), (0, 0, 0), (0.5, 0.5, 0.5)),
+        # Two draws of differences {0, 1} are both 0, or both 1, in a quarter of the resamples.
+        ((1, 3), (1, 2), (0.5, 0, 1), (0.75, 0.5, 1)),
+        ((0, 9), (2, 1), (3, -2, 8), (0.5, 0, 1)),
+    ],
+    ids=str,
+)
+def test_pairs_by_hand(x, y, difference, improvement):
+    x, y = np.array(x, float), np.array(y, float)
+    assert paired_difference(x, y) == Estimate(*difference)
+    assert paired_improvement(x, y) == Estimate(*improvement)
+
+
+def test_intervals_of_paired_episodes():
+    """Percentile intervals of SciPy's bootstrap; narrower than with each agent drawn by itself."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(0, 10, 60)
+    x = y + rng.normal(1, 1, 60)
+    theirs = scipy.stats.bootstrap(
+        (x, y),
+        lambda x, y, axis: (x - y).mean(axis=axis),
+        n_resamples=10_000,
+        paired=True,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    ours = paired_difference(x, y)
+    width = ours.high - ours.low
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.03 * width)
+    low, high = stratified_bootstrap(lambda x, y: mean(x) - mean(y), column(*x), column(*y))
+    assert high - low > 5 * width

@@ -1,13 +1,15 @@
-"""Statistics of few training runs.
+"""Statistics of few training runs, and of paired episodes.
 
 After Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021:
 the interquartile mean, stratified bootstrap intervals, and the probability of improvement.
 
 Scores have shape (..., runs, tasks), a score per training run. Functions of scores reduce the last
-two axes and keep those before them, which the bootstrap uses for its resamples.
+two axes and keep those before them, which the bootstrap uses for its resamples. Where one agent's
+episodes are compared with another's, episodes take the place of runs.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,21 @@ import numpy.typing as npt
 Scores = npt.NDArray[np.float64]
 
 RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic and its 95 % bootstrap interval.
+
+    Args:
+        value: of all episodes.
+        low: the lower end of the interval.
+        high: the upper end.
+    """
+
+    value: float
+    low: float
+    high: float
 
 
 def iqm(scores: Scores) -> Scores:
@@ -90,3 +107,33 @@ def stratified_bootstrap(
     tail = (1 - confidence) / 2
     low, high = np.quantile(statistic(*drawn), (tail, 1 - tail)).tolist()
     return low, high
+
+
+def paired_difference(x: Scores, y: Scores) -> Estimate:
+    """Return the mean difference x - y of the returns of two agents in the same episodes.
+
+    Args:
+        x: shape (episodes,).
+        y: shape (episodes,), each from the same seed as the one of x.
+    """
+    return _mean(x - y)
+
+
+def paired_improvement(x: Scores, y: Scores) -> Estimate:
+    """Return how probably x has a higher return than y in the same episode.
+
+    :func:`probability_of_improvement` within each pair of episodes, P(X > Y) + P(X = Y) / 2. Where
+    all pairs agree the interval is a single number, for want of anything else to draw: of n pairs
+    without a loss, up to 3 / n of all may still be lost (Hanley and Lippman-Hand, "If nothing goes
+    wrong, is everything all right?", 1983).
+
+    Args:
+        x: shape (episodes,).
+        y: shape (episodes,), each from the same seed as the one of x.
+    """
+    return _mean(probability_of_improvement(x[:, None, None], y[:, None, None]))
+
+
+def _mean(of_pairs: Scores) -> Estimate:
+    low, high = stratified_bootstrap(lambda scores: scores.mean(axis=(-2, -1)), of_pairs[:, None])
+    return Estimate(float(of_pairs.mean()), low, high)
