@@ -116,7 +116,7 @@ def paired_difference(x: Scores, y: Scores) -> Estimate:
         x: shape (episodes,).
         y: shape (episodes,), each from the same seed as the one of x.
     """
-    return _mean(x - y)
+    return mean_interval(x - y)
 
 
 def paired_improvement(x: Scores, y: Scores) -> Estimate:
@@ -131,9 +131,12 @@ def paired_improvement(x: Scores, y: Scores) -> Estimate:
         x: shape (episodes,).
         y: shape (episodes,), each from the same seed as the one of x.
     """
-    return _mean(probability_of_improvement(x[:, None, None], y[:, None, None]))
+    return mean_interval(probability_of_improvement(x[:, None, None], y[:, None, None]))
 
 
-def _mean(of_pairs: Scores) -> Estimate:
-    low, high = stratified_bootstrap(lambda scores: scores.mean(axis=(-2, -1)), of_pairs[:, None])
-    return Estimate(float(of_pairs.mean()), low, high)
+def mean_interval(x: Scores, resamples: int = RESAMPLES) -> Estimate:
+    """Return the mean of numbers of shape (n,) and its bootstrap interval."""
+    low, high = stratified_bootstrap(
+        lambda scores: scores.mean(axis=(-2, -1)), x[:, None], resamples=resamples
+    )
+    return Estimate(float(x.mean()), low, high)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -204,6 +205,32 @@ def _add_agent_commands(commands: Any) -> None:
     command.add_argument("-o", "--output-folder", type=Path, default=Path("videos"))
     command.add_argument("--gif", action="store_true", help="also a small GIF of the first 5 s")
     command.set_defaults(command=_record)
+
+    command = commands.add_parser(
+        "validate",
+        help="check an environment; with an agent, write its report card",
+        description="Check an environment. With an agent, also write its report card: how it fares"
+        " without and with each perturbation beside the LQR, which initial states it loses, and its"
+        " worst episodes as videos. The same command goes on with a card that was stopped.",
+    )
+    _add_env(command)
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--algo", choices=AGENTS, help="a bundled agent or a controller")
+    which.add_argument(
+        "-i", "--trained-agent", type=Path, help="an agent of your own: best.json or its folder"
+    )
+    command.add_argument(
+        "-o", "--output-folder", type=Path, help="of the card (reports/<id>-<agent>)"
+    )
+    command.add_argument("--quick", action="store_true", help="fewer episodes, in about a minute")
+    _add_workers(command, "processes, or auto for all cores (auto)")
+    command.add_argument(
+        "--heat-map",
+        nargs=2,
+        metavar="PARAMETER",
+        help="the two of the heat map; default: those that the agent bears least of",
+    )
+    command.set_defaults(command=_validate)
 
     command = commands.add_parser("replay", help="play a recorded episode again, without the agent")
     command.add_argument("file", type=Path, metavar="FILE", help="the JSON beside a video")
@@ -513,6 +540,63 @@ def _record_episode(agent: Any, seed: int, folder: Path, deterministic: bool = T
             ended = terminated or truncated
             bar.update()
     return folder / f"{prefix}-episode-0.mp4"
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from . import certificate
+
+    agent = options.algo or options.trained_agent
+    name = _file_name(options.env) + ("" if agent is None else f"-{Path(agent).name}")
+    folder = options.output_folder or Path("reports") / name
+    kwargs = dict(options.env_kwargs)
+    if agent is not None:
+        _load(options, agent)  # refuses before anything is written
+    findings = certificate.certify(
+        options.env, kwargs, progress=_say_on_a_terminal, quick=options.quick
+    )
+    _say_on_a_terminal("")
+    print(certificate.format_findings(findings))
+    failed = any(one.passed is False for one in findings)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = [{"name": one.name, "passed": one.passed, "summary": one.summary} for one in findings]
+    (folder / "certificate.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    if agent is None:
+        print(folder / "certificate.json")
+        return int(failed)
+    from .agents import report, validation
+    from .workers import count_workers
+
+    subject = validation.Subject(options.env, str(agent), kwargs)
+    measured = validation.measure(
+        subject,
+        folder,
+        quick=options.quick,
+        workers=count_workers(options.workers or "auto", 64),
+        heat_map=None if options.heat_map is None else tuple(options.heat_map),
+    )
+    print(report.write(subject, measured, findings, folder, _command_of(options)))
+    return int(failed)
+
+
+def _say_on_a_terminal(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _command_of(options: argparse.Namespace) -> str:
+    """Return the command line of a validation."""
+    words = ["bullet-envs", "validate", "--env", options.env]
+    if options.algo is not None:
+        words += ["--algo", options.algo]
+    else:
+        words += ["-i", str(options.trained_agent)]
+    if options.env_kwargs:
+        words += ["--env-kwargs", *(f"{key}:{value}" for key, value in options.env_kwargs)]
+    if options.quick:
+        words.append("--quick")
+    if options.heat_map is not None:
+        words += ["--heat-map", *options.heat_map]
+    return shlex.join(words)
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -249,7 +249,7 @@ def parse_perturbations(given: Any, task: Task, is_image: bool) -> Perturbations
                 if presets
                 else f"perturbations={shorten(given)} must be a dict: the task has no presets"
             )
-        given = _for_observer(presets[given], is_image)
+        given = for_observer(presets[given], is_image)
     parts = _entries("perturbations", given, _PARTS)
     if "images" in parts and not is_image:
         raise ValueError("perturbations['images'] is for environments that observe images")
@@ -267,7 +267,7 @@ def parse_perturbations(given: Any, task: Task, is_image: bool) -> Perturbations
     return checked
 
 
-def _for_observer(preset: Mapping[str, Any], is_image: bool) -> Mapping[str, Any]:
+def for_observer(preset: Mapping[str, Any], is_image: bool) -> Mapping[str, Any]:
     """Return what of a preset is for images, or for states."""
     if not is_image:
         return {name: part for name, part in preset.items() if name != "images"}
