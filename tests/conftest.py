@@ -20,7 +20,7 @@ import bullet_envs
 # What runs without torch, which has no CPU wheels at hand for the newest Pythons, and of that what
 # runs with gymnasium 0.29.1, which has no such vector environments.
 SINGLE = ("test_env", "test_physics", "test_pixels", "test_determinism", "test_urdf", "test_mp4")
-CORE = (*SINGLE, "test_vector", "test_workers", "test_recorder", "test_doctor")
+CORE = (*SINGLE, "test_vector", "test_workers", "test_recorder", "test_doctor", "test_certificate")
 collect_ignore = []
 try:
     import torch
