@@ -151,7 +151,8 @@ def _play(agent: Agent, envs: Any, ranges: Ranges, values: Array) -> list[Found]
         which = np.flatnonzero(live)
         actions[which] = agent.act(observations[which], True, which)
         observations, rewards, ended_now, truncated, _ = envs.step(actions)
-        columns = np.array(task.coordinates(list(bare.state().values()))).T
+        states = zip(*(column.tolist() for column in bare.state().values()), strict=True)
+        columns = np.array([task.coordinates(state) for state in states], np.float64)
         returns[live] += rewards[live]
         costs[live] += np.square(columns / tolerances).mean(axis=1)[live]
         lengths[live] += repeat

@@ -177,12 +177,12 @@ def searched(subject: Subject) -> tuple[Ranges, Agent]:
     """Return the ranges of the search, and the agent with perturbations that allow them.
 
     Parameters range as in the environment's own perturbations; without any, as in the task's preset
-    ``medium``; without such, by a fifth of their nominal values.
+    ``hard``; without such, by a fifth of their nominal values.
     """
     task, is_image = subject.task_and_kind()
     base = subject.env_kwargs.get("perturbations")
-    if not base and "medium" in task.perturbation_presets:
-        base = "medium"
+    if not base and "hard" in task.perturbation_presets:
+        base = "hard"
     draws = parse_perturbations(base, task, is_image).parameters
     ends: dict[str, tuple[float, float]] = {}
     for parameter in task.parameters:
@@ -336,7 +336,7 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)
     identity = identity_of(subject, agent, size)
     cells = Cells(folder / "cells.json", identity)
-    compared = {name: of for name, of in subjects.items() if name != "random"}
+    compared = {name: of for name, of in subjects.items() if name in (agent.algo, "lqr")}
     jobs = [
         *(Job(f"nominal/{name}", nominal, (of, size.nominal)) for name, of in subjects.items()),
         *(

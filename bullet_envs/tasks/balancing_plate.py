@@ -56,7 +56,7 @@ _PERTURBATIONS: dict[str, Any] = {
     ],
 }
 # Where an LQG keeps 490 of 500, half of it, and where it keeps 250: benchmarks/presets.csv.
-_SCALES = {"easy": 1.0, "medium": 2.0, "hard": 3.3}
+_SCALES = {"easy": 1.025, "medium": 2.05, "hard": 3.6}
 
 
 @register_task("BalancingPlate")
