@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import imageio.v3 as iio
 import numpy as np
 
 from ..task import Task
@@ -352,11 +351,14 @@ def _plot_trace(trace: validation.Trace, path: Path) -> None:
 
 def _draw_strip(video: Path, path: Path) -> None:
     """Draw frames of a video beside each other, from the first to the last."""
+    import imageio_ffmpeg
     from PIL import Image
 
-    frames = iio.imread(video, plugin="FFMPEG")
+    reader = imageio_ffmpeg.read_frames(str(video))
+    size = next(reader)["size"]
+    frames = list(reader)
     chosen = np.linspace(0, len(frames) - 1, validation.STRIP_FRAMES).round().astype(int)
-    images = [Image.fromarray(frames[index]) for index in chosen]
+    images = [Image.frombytes("RGB", size, frames[index]) for index in chosen]
     width, height = images[0].width // 2, images[0].height // 2
     strip = Image.new("RGB", ((width + GAP) * len(images) - GAP, height), (120, 120, 120))
     for place, image in enumerate(images):

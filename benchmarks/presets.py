@@ -55,9 +55,9 @@ def main() -> None:
 
         for name, kept in KEPT.items():
             print(f"{env_id} {name}: scale {largest_scale(kept_at, kept):.2f}")
-        for name, preset in presets.items():
+        for name in presets:
             for algo in CONTROLLERS:
-                play(env_id, name, preset, algo, len(EVALUATION_SEEDS), options.csv)
+                play(env_id, name, name, algo, len(EVALUATION_SEEDS), options.csv)
     text = options.document.read_text()
     write_atomically(
         options.document, with_section(text, "presets", table(read_rows(options.csv))).encode()
@@ -95,7 +95,12 @@ def largest_scale(kept_at: Callable[[float, int], float], kept: float) -> float:
 
 
 def play(
-    env_id: str, name: str, perturbations: Mapping[str, Any], algo: str, episodes: int, csv: Path
+    env_id: str,
+    name: str,
+    perturbations: Mapping[str, Any] | str,
+    algo: str,
+    episodes: int,
+    csv: Path,
 ) -> dict[str, Any]:
     """Return the row of some episodes, from the CSV if it is there.
 

@@ -28,9 +28,11 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from .checks import shorten
+from .engine import MAX_PHYSICS_HZ
 from .engine.inverse_dynamics import InverseDynamics
 from .engine.world import World
 from .env import BulletEnv
+from .equations_of_motion import in_play, rk4
 from .played_episodes import (
     LONGEST,
     Episode,
@@ -50,12 +52,15 @@ from .played_episodes import (
     sample_actions,
     sentence,
 )
+from .simulation import Simulation
 from .snapshots import restore, snapshot
 from .task import Parameter, Task
 
 Verdict = tuple[bool | None, str]
 
 INITIAL_STATES = 500  # drawn from a task
+MODEL_RUNS, MODEL_SECONDS = 20, 0.5
+MODEL_FACTOR = 2.5  # of what an error in proportion to the step allows
 
 
 @dataclass(frozen=True)
@@ -1132,8 +1137,57 @@ def check_snapshot(subject: Subject) -> Verdict:
 
 
 def check_model(subject: Subject) -> Verdict:
-    """Compare with equations of motion that do not come from the engine: no task declares any."""
-    return None, "the task has no independent model"
+    """Compare with equations of motion that do not come from the engine, at two physics rates.
+
+    An engine that solves the same equations errs in proportion to its step, one that solves others
+    errs however short its step is.
+    """
+    task = subject.task
+    if task is None:
+        return None, "only a task can have equations of motion"
+    rng = np.random.default_rng(0)
+    initial = np.array([task.sample_initial_state(rng) for _ in range(MODEL_RUNS)])
+    scales = [actuator.scale for actuator in task.actuators]
+    actions = round(MODEL_SECONDS * task.control_hz)
+    efforts = scales * rng.choice([-1.0, 1.0], (actions, MODEL_RUNS, len(scales)))
+    if task.rates(initial, efforts[0]) is None:
+        return None, "the task has no equations of motion beside the engine"
+    truth = rk4(task.rates, initial, efforts, task.control_hz)
+    fine = MAX_PHYSICS_HZ // task.control_hz * task.control_hz
+    coarse = max(task.control_hz, fine // 10 // task.control_hz * task.control_hz)
+    errors = {
+        hz: _model_errors(dataclasses.replace(task, physics_hz=hz), truth, efforts)
+        for hz in (coarse, fine)
+    }
+    worst = int(np.argmax(errors[fine] / np.array(task.tolerances)))
+    said = " and ".join(f"{error[worst]:.2g} at {hz} Hz" for hz, error in errors.items())
+    text = (
+        f"{task.coordinate_names[worst]} differs from the equations of motion by {said} (SI units),"
+        f" in {MODEL_RUNS} runs of {MODEL_SECONDS} s of random play"
+    )
+    allowed = np.maximum(MODEL_FACTOR * coarse / fine * errors[coarse], 1e-6)
+    if (errors[fine] > allowed).any():
+        return False, f"{text}: shorter steps should err less in proportion"
+    return True, text
+
+
+def _model_errors(
+    task: Task, truth: npt.NDArray[np.float64], efforts: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the greatest error of each coordinate while no run has terminated."""
+    simulation = Simulation(task)
+    going = in_play(task, truth)
+    worst = np.zeros(len(task.coordinate_names))
+    for run, state in enumerate(truth[0].tolist()):
+        simulation.set_state({0: state})
+        for step, effort in enumerate(efforts[:, run].tolist(), 1):
+            columns = simulation.step(effort)
+            if not going[step, run]:
+                break
+            right = np.array(task.coordinates(truth[step, run].tolist()))
+            worst = np.maximum(worst, np.abs(np.array(task.coordinates(columns)) - right))
+    simulation.close()
+    return worst
 
 
 CHECKS: dict[str, Callable[[Subject], Verdict]] = {

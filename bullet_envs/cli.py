@@ -32,7 +32,10 @@ SETTINGS = (
     *("num_env_runners", "num_envs_per_env_runner", "ray_address"),
 )
 # The modules of the extra [agents].
-EXTRA = ("torch", "stable_baselines3", "safetensors", "scipy", "tensorboard", "rich", "matplotlib")
+EXTRA = (
+    *("torch", "stable_baselines3", "safetensors", "scipy", "tensorboard", "rich", "matplotlib"),
+    "markdown",
+)
 INSTALL = "pip install 'bullet-envs[agents]'"
 
 

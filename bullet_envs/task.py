@@ -197,6 +197,17 @@ class Task(ABC):
         """
         return replace(self, **values)
 
+    def rates(self, state: Any, effort: Any) -> Any:
+        """Return d(state)/dt by equations of motion that do not come from the engine, or None.
+
+        ``bullet-envs validate`` compares the engine with them.
+
+        Args:
+            state: array of shape (runs, columns).
+            effort: of each actuator, array of shape (runs, actuators).
+        """
+        return None
+
     def without_dry_friction(self) -> Task:
         """Return the task without friction that holds what moves slowly, for a linear model."""
         return self

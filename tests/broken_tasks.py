@@ -68,12 +68,15 @@ class OwnGenerator(CartPole):
 class RawScene:
     """A cart-pole that is loaded by PyBullet itself."""
 
-    def __init__(self, world, actuators):
+    def __init__(self, world, actuators, flags=p.URDF_USE_INERTIA_FROM_FILE):
         self.actuators = actuators
         self.client = world.client
         with silenced():
             self.body = p.loadURDF(
-                str(assets.path("cart_pole.urdf")), useFixedBase=True, physicsClientId=self.client
+                str(assets.path("cart_pole.urdf")),
+                useFixedBase=True,
+                flags=flags,
+                physicsClientId=self.client,
             )
         infos = [p.getJointInfo(self.body, j, self.client) for j in range(2)]
         self.joints = [[info[1] for info in infos].index(name) for name in (b"slider", b"hinge")]
@@ -119,6 +122,16 @@ class OwnScene(CartPole):
 
 
 planted("")(OwnScene)
+
+
+@planted("model", "theta")
+class InertiaOfShapes(OwnScene):
+    """PyBullet reads the inertia of a URDF only if it is asked to."""
+
+    def build(self, world, num_envs):
+        scene = RawScene(world, self.actuators, flags=0)
+        scene.free()
+        return scene
 
 
 @planted("motors", "slider 1")
@@ -173,6 +186,12 @@ class UndeclaredDamping(CartPole):
         for index in range(num_envs):
             scene.set_damping(index, "hinge", 0.001)
         return scene
+
+
+@planted("model", "at 1000 Hz")
+class WrongEquations(CartPole):
+    def rates(self, state, effort):
+        return CartPole(pole_length=1.1).rates(state, effort)
 
 
 @planted("bounds", "(x_dot)")

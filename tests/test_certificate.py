@@ -25,6 +25,7 @@ COMPANIONS = {
     "time_limit": {"vector", "snapshot"},
     "observation": {"vector", "snapshot", "memory"},
     "snapshot": {"vector"},
+    "motors": {"model"},
 }
 
 

@@ -56,7 +56,7 @@ LONG = "-" * 5000
 # A wrong command and what its one line must say; the legal values, where one can list them.
 WRONG = {
     "": "COMMAND",
-    "foo": "'list', 'new', 'train', 'evaluate', 'enjoy', 'compare', 'record', 'replay', 'demo'",
+    "foo": "'list', 'new', 'train', 'evaluate', 'enjoy', 'compare', 'record', 'validate', 'replay'",
     "observability": "invalid choice: 'observability'",
     "train": "--env, --algo",
     "train --algo reinforce": "--env",

@@ -21,7 +21,7 @@ from bullet_envs.template import EXAMPLE, write_package
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     *("README.md", "docs/pixels.md", "docs/custom_environment.md", "docs/agents.md"),
-    "docs/perturbations.md",
+    *("docs/perturbations.md", "docs/validation.md"),
     "agents/README.md",
 )
 # What a document shows that is not to be run here: installation, other programs, and make.
@@ -87,7 +87,8 @@ def test_commands_run(document, elsewhere, monkeypatch):
             continue
         program, *arguments = shlex.split(command)
         assert program == "bullet-envs", command
-        if "ALE/" in command or "rllib" in command:  # minutes; tests/test_rllib.py
+        # Minutes; tests/test_rllib.py and tests/test_validation.py.
+        if "ALE/" in command or "rllib" in command or arguments[0] == "validate":
             cli._build_parser().parse_args(arguments)
             continue
         if arguments[0] == "train":

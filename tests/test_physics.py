@@ -15,7 +15,6 @@ from oracle import (
     PLATE,
     POLE,
     POSITION,
-    QUATERNION,
     RADIUS,
     RING,
     ROLL,
@@ -42,6 +41,7 @@ from oracle import (
 from bullet_envs import assets
 from bullet_envs.engine.silence import p
 from bullet_envs.engine.world import World
+from bullet_envs.equations_of_motion import QUATERNION
 from bullet_envs.simulation import Simulation
 from bullet_envs.tasks.balancing_plate import BalancingPlate
 from bullet_envs.tasks.cart_pole import CartPole

@@ -13,6 +13,7 @@ from .. import assets
 from ..camera import Camera
 from ..engine import MAX_PHYSICS_HZ, MAX_SPEED
 from ..engine.urdf import read_links, stretched
+from ..equations_of_motion import plate_rates
 from ..perturbation_scaling import scaled
 from ..registration import register_task
 from ..scene import Actuator, BodyScene
@@ -381,6 +382,12 @@ class BalancingPlate(Task):
         with stretched(assets.path("ball.urdf"), "ball", (share,) * 3) as urdf:
             scene.add_object(urdf, (0.0, 0.0, self.ball_height))
         return scene
+
+    def rates(self, state: Any, effort: Any) -> Any:
+        """Return d(state)/dt of a ball that rolls without slipping; None with other friction."""
+        if self.rolling_friction or self.drop_height:
+            return None
+        return plate_rates(state, effort, self)
 
     def without_dry_friction(self) -> BalancingPlate:
         """Return the task without rolling friction, which stops a slow ball."""
