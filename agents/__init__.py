@@ -180,7 +180,11 @@ def load_agent(
         raise ValueError(f"{path} is an agent for {card['env_id']}, not for {env_id}")
     weights = read_weights(path, card)
     env = EnvConfig(
-        env_id, {**card["env_kwargs"], **env_kwargs}, card["frame_stack"], card["action_repeat"]
+        env_id,
+        {**card["env_kwargs"], **env_kwargs},
+        card["frame_stack"],
+        card["action_repeat"],
+        card["observe_actions"],
     )
     loaded = new_agent(policy_class or algorithm(card["algo"]).policy, env, tuple(card["hidden"]))
     policy: Any = loaded.policy

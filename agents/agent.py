@@ -106,6 +106,7 @@ class Agent:
             "renderer": self.renderer,
             "frame_stack": self.env.frame_stack,
             "action_repeat": self.env.action_repeat,
+            "observe_actions": self.env.observe_actions,
             "hidden": list(policy.hidden),
         }
         self.weights_hash = write_card(path, entries, self.facts, policy.network.state_dict())

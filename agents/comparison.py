@@ -269,6 +269,7 @@ def _facts(name: str, agent: Agent, last: Moment) -> dict[str, Any]:
         "kwargs": {key: kwargs[key] for key in INTERFACE if key in kwargs},
         "frame_stack": agent.env.frame_stack,
         "action_repeat": agent.env.action_repeat,
+        "observe_actions": agent.env.observe_actions,
         "return": last.episode_return,
         "length": last.length,
         "terminated": last.terminated,

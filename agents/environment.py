@@ -21,9 +21,11 @@ from gymnasium.wrappers import (
 from .. import registered
 from .wrappers import (
     ActionRepeat,
+    ObserveActions,
     VectorActionRepeat,
     VectorFlattenObservation,
     VectorFrameStack,
+    VectorObserveActions,
     require_vectors,
 )
 
@@ -67,6 +69,8 @@ class EnvConfig:
         frame_stack: observations that the agent sees at once, the latest last on a new first axis;
             1 adds no axis.
         action_repeat: steps of the environment that each action lasts.
+        observe_actions: whether the latest action is appended to each observation, a vector; with
+            a stack the latest ones. Where actions act late or are noisy, an agent needs them.
 
     Raises:
         ValueError: Gymnasium does not know the id, or a keyword is not the environment's own but
@@ -77,6 +81,7 @@ class EnvConfig:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     frame_stack: int = 1
     action_repeat: int = 1
+    observe_actions: bool = False
 
     def __post_init__(self) -> None:
         """Check id and keywords."""
@@ -202,6 +207,8 @@ class EnvConfig:
             envs = VectorActionRepeat(envs, self.action_repeat)
         if not isinstance(envs.single_observation_space, gym.spaces.Box):
             envs = VectorFlattenObservation(envs)
+        if self.observe_actions:
+            envs = VectorObserveActions(envs)
         return VectorFrameStack(envs, self.frame_stack) if self.frame_stack > 1 else envs
 
     def check_workers(self, workers: int | str, vec_env: str = "batch") -> None:
@@ -213,7 +220,7 @@ class EnvConfig:
             )
 
     def wrap(self, env: gym.Env[Any, Any], training: bool = False) -> gym.Env[Any, Any]:
-        """Add the action repeat, the flattening and the frame stack to an environment.
+        """Add action repeat, flattening, observed actions and frame stack to an environment.
 
         Atari games are first preprocessed as by Mnih et al., "Human-level control through deep
         reinforcement learning", 2015: up to 30 idle actions at the beginning, each action for 4
@@ -225,7 +232,8 @@ class EnvConfig:
                 and rewards are cut to -1, 0 or 1.
 
         Raises:
-            ValueError: the observations are neither an array nor made of vectors.
+            ValueError: the observations are neither an array nor made of vectors, or images where
+                actions are to be observed.
         """
         if self.is_atari:
             env = AtariPreprocessing(env, terminal_on_life_loss=training)
@@ -236,6 +244,8 @@ class EnvConfig:
         if not isinstance(env.observation_space, gym.spaces.Box):
             require_vectors(env.observation_space)
             env = FlattenObservation(env)
+        if self.observe_actions:
+            env = ObserveActions(env)
         return FrameStackObservation(env, self.frame_stack) if self.frame_stack > 1 else env
 
     def _made(self, make: Callable[[], Made]) -> Made:

@@ -64,6 +64,7 @@ class Config:
             early.
         frame_stack: observations that the agent sees at once, 1 to 64.
         action_repeat: steps of the environment that each action lasts, 1 to 64.
+        observe_actions: whether the latest action is appended to each observation, a vector.
         training_episode_steps: environment steps after which an episode of the training, but not
             one of an evaluation, is truncated, 0 to 10**9; 0 for the environment's own limit. Short
             episodes show more initial states. REINFORCE takes the returns of such episodes as
@@ -86,6 +87,7 @@ class Config:
     solved_evaluations: int = 2
     frame_stack: int = 1
     action_repeat: int = 1
+    observe_actions: bool = False
     training_episode_steps: int = 0
     deterministic_eval: bool = True
     vec_env: str = "batch"
@@ -106,6 +108,7 @@ class Config:
         self.require("solved_evaluations", int, 0, 1000)
         self.require("frame_stack", int, 1, 64)
         self.require("action_repeat", int, 1, 64)
+        self.require_choice("observe_actions", (False, True))
         self.require("training_episode_steps", int, 0, 10**9)
         self.require_choice("deterministic_eval", (False, True))
         self.require_choice("vec_env", VEC_ENVS)
@@ -123,7 +126,8 @@ class Config:
     @property
     def env(self) -> EnvConfig:
         """The environment of the training."""
-        return EnvConfig(self.env_id, self.env_kwargs, self.frame_stack, self.action_repeat)
+        wrappers = self.frame_stack, self.action_repeat, self.observe_actions
+        return EnvConfig(self.env_id, self.env_kwargs, *wrappers)
 
     def make_vec(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         """Make sub-environments to train in: see :meth:`EnvConfig.make_vec`."""

@@ -175,6 +175,91 @@ class VectorFlattenObservation(_VectorWrapper):
         return np.stack(flat).astype(dtype)
 
 
+def _with_actions(space: gym.Space[Any], actions: gym.Space[Any]) -> spaces.Box:
+    """Return the space of vectors to which an action is appended.
+
+    Raises:
+        ValueError: the observations are no vectors.
+    """
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"observe_actions needs observations that are vectors, not {space}")
+    flat: Any = flatten_space(actions)
+    low = np.concatenate([space.low, np.minimum(flat.low, 0)])
+    high = np.concatenate([space.high, np.maximum(flat.high, 0)])
+    return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+
+
+class ObserveActions(gym.Wrapper[Any, Any, Any, Any]):
+    """Appends the latest action to each observation, a Discrete one as one number for each choice.
+
+    At the beginning of an episode these are 0.
+
+    Args:
+        env: whose observations are vectors.
+
+    Raises:
+        ValueError: they are not.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.observation_space = _with_actions(env.observation_space, env.action_space)
+        self._none = np.zeros(flatten_space(env.action_space).shape or (), np.float32)
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode without an action."""
+        observation, info = self.env.reset(**kwargs)
+        return np.concatenate([observation, self._none], dtype=np.float32), info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Return the observation with the action, and the rest as it is."""
+        observation, *rest = self.env.step(action)
+        latest: Any = flatten(self.env.action_space, action)
+        return np.concatenate([observation, latest], dtype=np.float32), *rest
+
+
+class VectorObserveActions(_VectorWrapper):
+    """:class:`ObserveActions` for a vector environment.
+
+    Args:
+        envs: whose observations are vectors, with ``AutoresetMode.DISABLED``.
+
+    Raises:
+        ValueError: they are not, or the vector environment resets sub-environments by itself.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        require_disabled(envs, "VectorObserveActions")
+        super().__init__(envs)
+        actions = envs.single_action_space
+        self.single_observation_space = _with_actions(envs.single_observation_space, actions)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        size: Any = flatten_space(actions).shape
+        self._latest = np.zeros((self.num_envs, *size), np.float32)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """Begin episodes without an action."""
+        observations, info = self.env.reset(seed=seed, options=options)
+        self._latest[(options or {}).get("reset_mask", slice(None))] = 0
+        return self._with(observations), info
+
+    def step(self, actions: Any) -> tuple[npt.NDArray[Any], Any, Any, Any, dict[str, Any]]:
+        """Return the observations with the actions, and the rest as it is."""
+        observations, *rest = self.env.step(actions)
+        space = self.env.single_action_space
+        if isinstance(space, spaces.Discrete):
+            self._latest = np.eye(int(space.n), dtype=np.float32)[np.asarray(actions) - space.start]
+        else:
+            flat: list[Any] = [flatten(space, action) for action in actions]
+            self._latest = np.array(flat, np.float32)
+        return self._with(observations), *rest
+
+    def _with(self, observations: Any) -> npt.NDArray[Any]:
+        return np.concatenate([observations, self._latest], axis=1, dtype=np.float32)
+
+
 class VectorFrameStack(_VectorWrapper):
     """Gymnasium's ``FrameStackObservation`` for a vector environment.
 

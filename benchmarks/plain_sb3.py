@@ -31,9 +31,10 @@ def settings_like(algo: str, config: Any) -> dict[str, Any]:
         config: of our algorithm of that name.
 
     Raises:
-        ValueError: SB3 has no setting for a reward scale, an action repeat or a frame stack.
+        ValueError: SB3 has no setting for a reward scale or what wraps an environment.
     """
-    if (config.reward_scale, config.action_repeat, config.frame_stack) != (1, 1, 1):
+    wrapped = config.action_repeat != 1 or config.frame_stack != 1 or config.observe_actions
+    if config.reward_scale != 1 or wrapped:
         raise ValueError(f"{config} has no equal in SB3")
     settings = {
         "n_envs": config.n_envs,

@@ -722,6 +722,45 @@ def test_an_agent_sees_a_dict_of_vectors_flat(frame_stack):
                 assert agent.predict(envs.reset(seed=0)[0])[0] in envs.action_space
 
 
+@pytest.mark.parametrize("env_id", [*STATE_IDS, "CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("frame_stack", [1, 2])
+def test_an_agent_observes_its_actions(env_id, frame_stack):
+    """The latest action behind each observation, none at the beginning, single as in a vector."""
+    plain = EnvConfig(env_id)
+    env = EnvConfig(env_id, {}, frame_stack, 1, True)
+    with plain.make() as bare, env.make() as one, contextlib.closing(env.make_vec(2)) as envs:
+        one.action_space.seed(0)
+        bare_seen, seen = bare.reset(seed=1)[0], one.reset(seed=1)[0]
+        many = envs.reset(seed=[0, 1])[0]
+        columns = len(bare_seen)
+        flat = np.zeros(one.observation_space.shape[-1] - columns)
+        for _ in range(5):
+            latest = seen if frame_stack == 1 else seen[-1]
+            np.testing.assert_array_equal(latest, [*bare_seen, *flat])
+            np.testing.assert_array_equal(many[1], seen)
+            assert seen in one.observation_space and many in envs.observation_space
+            action = one.action_space.sample()
+            if isinstance(action, np.ndarray):
+                flat = action
+            else:
+                flat = np.eye(int(one.action_space.n))[action]
+            if frame_stack > 1:
+                before = latest
+            bare_seen, seen = bare.step(action)[0], one.step(action)[0]
+            many = envs.step(np.array([action, action]))[0]
+            if frame_stack > 1:
+                np.testing.assert_array_equal(seen[0], before)
+        many = envs.reset(seed=[5, 6], options={"reset_mask": np.array([True, False])})[0]
+        kept = many if frame_stack == 1 else many[:, -1]
+        assert not kept[0, columns:].any() and kept[1, columns:].any()
+
+
+def test_actions_behind_images_are_refused():
+    """There is no place for them."""
+    with pytest.raises(ValueError, match="observe_actions needs observations that are vectors"):
+        EnvConfig(PIXEL_IDS[0], {}, 2, 1, True).make()
+
+
 @contextlib.contextmanager
 def registered_here(env_id, entry_point, **spec):
     gym.register(env_id, entry_point, **spec)
