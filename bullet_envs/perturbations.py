@@ -28,6 +28,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium import spaces
 
 from .checks import require, shorten
 
@@ -450,9 +451,15 @@ def _per_column(name: str, given: Any, columns: Sequence[str], default: float) -
 
 
 def column_names(task: Task) -> list[str]:
-    """Return the names of the columns of an observation; of a Dict ``"entry.column"``."""
-    names = task.observed_names
-    if isinstance(names, Mapping):
-        entries: Any = task.observation_space
-        return [f"{entry}.{name}" for entry in entries.spaces for name in names[entry]]
+    """Return the names of the columns of an observation.
+
+    Of a Dict ``"entry.column"``, with the numbers of the columns if the task does not name them.
+    """
+    names, space = task.observed_names, task.observation_space
+    if isinstance(space, spaces.Dict):
+        return [
+            f"{entry}.{name}"
+            for entry, box in space.spaces.items()
+            for name in (names[entry] if isinstance(names, Mapping) else range(box.shape[0]))  # type: ignore[index]
+        ]
     return list(names)

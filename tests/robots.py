@@ -11,9 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from bullet_envs import Actuator, BodyScene, Camera, Task, register_task
+from bullet_envs import Actuator, BodyScene, Camera, Parameter, Task, read_links, register_task
 
 HERE = Path(__file__).parent
+PUCK = read_links(HERE / "puck.urdf")["puck"]
 
 
 @register_task("ElbowArm")
@@ -22,7 +23,12 @@ class ElbowArm(Task):
     """Reach a target in a plane with an arm of two links."""
 
     torque: float = 0.3
+    elbow_damping: float = 0.01
 
+    parameters: ClassVar = (
+        Parameter(name="torque", unit="N·m", low=0.01, high=1),
+        Parameter(name="elbow_damping", unit="N·m·s/rad", low=0, high=1),
+    )
     state_names: ClassVar = ("shoulder", "shoulder_rate", "elbow", "elbow_rate", "goal_x", "goal_y")
     max_episode_steps: ClassVar = 60
     reward_threshold: ClassVar = -5.0
@@ -30,10 +36,6 @@ class ElbowArm(Task):
     agent_camera: ClassVar = Camera(
         eye=(0.0, 0.0, 1.2), target=(0.0, 0.0, 0.0), fov=45.0, shadow=False
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        self._require("torque", 0.01, 1, "N·m")
 
     @property
     def actuators(self):
@@ -47,6 +49,9 @@ class ElbowArm(Task):
         scene.add_robot(HERE / "elbow_arm.urdf", ("shoulder", "elbow"))
         scene.add_goal(2)
         return scene
+
+    def set_parameters(self, scene, index):
+        scene.body(index, "lower").set_damping("elbow", self.elbow_damping)
 
     def rest(self):
         return 0.0, 0.0, 0.0, 0.0, 0.4, 0.0
@@ -93,7 +98,9 @@ class Shover(Task):
     """Push a free box along a table, as fast as the motors can."""
 
     speed: float = 0.5
+    puck_mass: float = PUCK.mass
 
+    parameters: ClassVar = (Parameter(name="puck_mass", unit="kg", low=0.005, high=0.5),)
     state_names: ClassVar = (
         *("slide", "slide_speed", "swing", "swing_rate"),
         *("x", "y", "z", "qx", "qy", "qz", "qw", "vx", "vy", "vz", "wx", "wy", "wz"),
@@ -123,6 +130,11 @@ class Shover(Task):
         scene.add_robot(HERE / "shover.urdf", ("slide", "swing"))
         scene.add_object(HERE / "puck.urdf", (0.0, 0.0, 0.02))
         return scene
+
+    def set_parameters(self, scene, index):
+        share = self.puck_mass / PUCK.mass
+        inertia = [share * one for one in PUCK.inertia]
+        scene.body(index, "puck").set_mass("puck", self.puck_mass, inertia)
 
     def rest(self):
         return (*[0.0] * 4, 0.1, 0.0, 0.02, 0.0, 0.0, 0.0, 1.0, *[0.0] * 6)

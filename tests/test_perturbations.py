@@ -61,11 +61,28 @@ SEEN = {
     "observations": {"delay": 1, "dropped": {"probability": 0.1}, "stuck": {"probability": 0.1}},
     "images": {"brightness": {"uniform": [0.7, 1.3]}, "noise": 4, "camera": 0.02},
 }
+ARM = {
+    "parameters": {
+        "torque": {"uniform": [0.5, 1.0]},
+        "elbow_damping": {"log_uniform": [0.001, 0.1]},
+    },
+    "actions": {"delay": 1, "noise": {"elbow": 0.02}},
+    "observations": {"noise": {"arm.1": 0.01, "goal.0": 0.005}, "delay": 1},
+    "pushes": [{"body": "lower", "impulse": 0.01, "direction": "random", "rate": 5}],
+}
+SHOVER = {
+    "parameters": {"puck_mass": {"log_uniform": [0.5, 2.0], "operation": "scale"}},
+    "actions": {"delay": 1},
+    "observations": {"noise": {"x": 0.001}, "stuck": {"probability": 0.1}},
+    "pushes": [{"body": "puck", "impulse": 0.02, "direction": [0, 1, 0], "time": 0.05}],
+}
 PERTURBED = {
     "BulletCartPole-v0": CART_POLE,
     "BalancingPlate-v0": PLATE,
     "BulletCartPolePixels-v0": CART_POLE | SEEN,
     "BalancingPlatePixels-v0": PLATE | SEEN,
+    "ElbowArm-v0": ARM,
+    "Shover-v0": SHOVER,
 }
 
 
@@ -312,13 +329,14 @@ def test_every_field_has_an_effect(env_id, given):
     plain.reset(seed=1)
     # The same initial state, whatever has been drawn before it.
     options = {"state": plain.unwrapped.state()}
-    actions = sample(plain, 25, seed=2)
+    actions = sample(plain, 60 if env_id == "Shover-v0" else 25, seed=2)
     seen = []
     for env in (plain, perturbed):
-        observations = [env.reset(seed=1, options=options)[0]]
+        space = env.observation_space
+        observations = [gym.spaces.flatten(space, env.reset(seed=1, options=options)[0])]
         for action in actions:
             observation, _, terminated, _, _ = env.step(action)
-            observations.append(observation)
+            observations.append(gym.spaces.flatten(space, observation))
             if terminated:
                 break
         seen.append(observations)
