@@ -20,6 +20,7 @@ __all__ = [
     "ALGOS",
     "BUNDLED_ALGOS",
     "CONTROLLERS",
+    "ROBUST",
     "Agent",
     "Algorithm",
     "EnvConfig",
@@ -48,6 +49,7 @@ _MODULES = {
 }
 ALGOS = tuple(_MODULES)
 BUNDLED_ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo")  # `make results` trains them
+ROBUST = ("ppo-robust", "dqn-robust")  # on perturbed robots: `make robust`
 CONTROLLERS = ("lqr", "lqg", "random")
 
 
@@ -144,7 +146,8 @@ def load_agent(
 
     Args:
         env_id: any id of Gymnasium's, ``"CartPole-v1"`` or ``"module:Id-v0"``.
-        agent: a bundled agent (``"reinforce"``, ``"dqn"``, ``"sb3-ppo"``), a controller
+        agent: a bundled agent (``"reinforce"``, ``"dqn"``, ``"sb3-ppo"``, ``"ppo-robust"``, whose
+            environment is perturbed unless ``perturbations=None`` is given), a controller
             (``"lqr"``, ``"lqg"`` or ``"random"``), or the path of a card (``best.json``) or of the
             folder of a run.
         policy_class: the class that the agent's policy was trained with, if it has a network of
@@ -163,14 +166,14 @@ def load_agent(
     from .card import IDENTITY, read_card, read_weights
     from .checkpoints import load_module
 
-    if agent in ALGOS:
+    if agent in (*ALGOS, *ROBUST):
         path = pretrained_card(env_id, os.fspath(agent))
     else:
         path = Path(agent)
         if path.is_dir():
             path = path / "best.json"
         elif path.suffix != ".json":
-            names = ", ".join((*ALGOS, *CONTROLLERS))
+            names = ", ".join((*ALGOS, *ROBUST, *CONTROLLERS))
             raise ValueError(
                 f"agent={os.fspath(agent)!r} must be one of {names}, a .json card or a run's folder"
             )

@@ -22,7 +22,8 @@ ALGOS = (
     *("reinforce", "dqn", "a2c", "ppo", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-sac"),
     *("rllib-ppo", "rllib-dqn"),
 )
-AGENTS = (*ALGOS, "lqr", "lqg", "random")
+LEARNED = (*ALGOS, "ppo-robust", "dqn-robust")
+AGENTS = (*LEARNED, "lqr", "lqg", "random")
 ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
 LONGEST = 1000  # characters of an error
 CONSTANTS = {"true": True, "false": False, "none": None}
@@ -354,7 +355,7 @@ def _load(options: argparse.Namespace, agent: str | Path) -> Any:
     from .agents import load_agent, pretrained_card
 
     _env_config(options)
-    if agent in ALGOS and not pretrained_card(options.env, str(agent)).is_file():
+    if agent in LEARNED and not pretrained_card(options.env, str(agent)).is_file():
         raise ValueError(
             f"no {agent} agent of {options.env} is bundled: train one, and give its folder with -i"
         )
@@ -372,7 +373,7 @@ def _list(options: argparse.Namespace) -> int:
         if _has_agents():
             from .agents import controllers_of, pretrained_card
 
-            bundled = [algo for algo in ALGOS if pretrained_card(env_id, algo).is_file()]
+            bundled = [algo for algo in LEARNED if pretrained_card(env_id, algo).is_file()]
             print(f"    agents: {', '.join((*bundled, *controllers_of(env_id)))}")
     if not _has_agents():
         print(f"agents: {INSTALL}")

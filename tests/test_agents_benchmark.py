@@ -102,6 +102,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_stopped_and_resumed_as_unbroken(tmp_path, monkeypatch):
     """Ctrl-C in the middle of two trainings leaves checkpoints; the rows are those without it."""
     script = tmp_path / "command.py"

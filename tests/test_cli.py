@@ -23,6 +23,7 @@ from bullet_envs import cli
 from bullet_envs.agents import (
     ALGOS,
     CONTROLLERS,
+    ROBUST,
     EnvConfig,
     algorithm,
     controllers_of,
@@ -48,8 +49,9 @@ KEYWORDS = (
     "continuous, force, cart_mass, pole_mass, pole_length, cart_friction, pole_friction, x_limit,"
     " angle_limit, start_range"
 )
-AGENTS = ", ".join((*ALGOS, *CONTROLLERS))
+AGENTS = ", ".join((*ALGOS, *ROBUST, *CONTROLLERS))
 CHOICES = ", ".join(map(repr, ALGOS))
+OF_AGENTS = ", ".join(map(repr, (*ALGOS, *ROBUST, *CONTROLLERS)))
 TRAIN_ON_PIXELS = f"train --algo sb3-ppo --env {PIXEL_ID} --no-progress -n 400"
 COMPARE = f"compare --env {ENV_ID} --algo lqr random"
 LONG = "-" * 5000
@@ -139,7 +141,7 @@ WRONG = {
     f"train --algo sb3-ppo --env {ENV_ID} -params batch_size:100": "batch_size=100",
     "evaluate --algo lqr": "--env",
     f"evaluate --env {ENV_ID}": "--algo -i/--trained-agent",
-    f"evaluate --env {ENV_ID} --algo sac": f"{CHOICES}, 'lqr', 'lqg', 'random'",
+    f"evaluate --env {ENV_ID} --algo sac": f"{OF_AGENTS}",
     f"evaluate --env {ENV_ID} --algo lqr -i x.json": "-i/--trained-agent",
     f"evaluate --env {ENV_ID} -i nowhere": f"'nowhere' must be one of {AGENTS}",
     f"evaluate --env {ENV_ID} -i nowhere.json": "nowhere.json",
@@ -170,7 +172,7 @@ WRONG = {
     f"compare --env {ENV_ID}": "a comparison takes 2 to 4 agents, not 0",
     f"compare --env {ENV_ID} --algo lqr": "a comparison takes 2 to 4 agents, not 1",
     f"{COMPARE} -i good good good": "a comparison takes 2 to 4 agents, not 5",
-    f"{COMPARE} sac": f"invalid choice: 'sac' (choose from {CHOICES}, 'lqr', 'lqg', 'random')",
+    f"{COMPARE} sac": f"invalid choice: 'sac' (choose from {OF_AGENTS})",
     f"{COMPARE} -i nowhere": f"'nowhere' must be one of {AGENTS}",
     f"{COMPARE} -i damaged": "SHA-256",
     f"{COMPARE} --eval-episodes 1": "--eval-episodes 1 must lie from 2 to 1000",
@@ -295,7 +297,7 @@ def test_a_reader_who_has_seen_enough():
 def test_names_known_without_torch():
     """The names that the parser knows are those of the agents."""
     assert cli.ALGOS == ALGOS
-    assert (*ALGOS, *CONTROLLERS) == cli.AGENTS
+    assert (*ALGOS, *ROBUST, *CONTROLLERS) == cli.AGENTS
 
 
 @pytest.mark.parametrize(

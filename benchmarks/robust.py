@@ -1,0 +1,152 @@
+"""``make robust``: agents for perturbed robots, trained on the preset ``medium``.
+
+Train and evaluate every cell that the CSV lacks; the same command goes on after Ctrl-C::
+
+    python -m benchmarks.robust
+
+An agent plays 1,000 unseen episodes (300 on images) with the perturbations of ``medium`` and as
+many without. ``load_agent(env_id, "ppo-robust")`` is that of the seed with the greatest mean return
+from as many others. The ablation trains the cart-pole's PPO without its memory of observations, and
+without that of actions.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bullet_envs.agents import algorithm, load_agent, pretrained_card
+from bullet_envs.agents.checkpoints import write_atomically
+from bullet_envs.agents.evaluation import evaluate
+
+from .cells import curve_of, score, train_or_resume
+from .results import VALIDATION_SEEDS, evaluation_seeds
+from .tables import add_rows, read_rows, with_section
+
+PRESET = "medium"
+SEEDS = range(3)
+_MEMORY = {"frame_stack": 4, "observe_actions": True}
+_STATE = {"n_timesteps": 600_000, "eval_freq": 30_000, "save_freq": 30_000, "solved_evaluations": 0}
+# What differs from the preset of the id.
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("BulletCartPole-v0", "ppo"): {**_STATE, **_MEMORY},
+    ("BulletCartPole-v0", "dqn"): {**_STATE, **_MEMORY},
+    ("BalancingPlate-v0", "ppo"): {**_STATE, **_MEMORY},
+    ("BalancingPlate-v0", "dqn"): {**_STATE, **_MEMORY},
+    ("BulletCartPolePixels-v0", "ppo"): {"n_timesteps": 400_000, "solved_evaluations": 0},
+}
+WITHOUT = {
+    "": {},
+    "actions": {"observe_actions": False},
+    "memory": {"frame_stack": 1, "observe_actions": False},
+}
+ABLATED = ("BulletCartPole-v0", "ppo")
+KEYS = ("env_id", "algo", "without", "seed")
+SCORES = ("mean", "std", "worst", "lost")
+COLUMNS = (
+    *(*KEYS, "steps", "seconds", *SCORES),
+    *(*(f"nominal_{name}" for name in SCORES), "validation", "sha256"),
+)
+CURVE_COLUMNS = (*KEYS, "steps", "return")
+CSV_PATH = Path(__file__).parent / "robust.csv"
+CURVES_PATH = Path(__file__).parent / "robust_curves.csv"
+
+
+def main() -> None:
+    """Fill the CSVs, bundle the agents and rewrite the document's tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--csv", type=Path, default=CSV_PATH)
+    parser.add_argument("--curves", type=Path, default=CURVES_PATH)
+    parser.add_argument("--document", type=Path, default=Path("docs/perturbations.md"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/robust"))
+    envs, algos = (sorted({cell[place] for cell in SETTINGS}) for place in (0, 1))
+    parser.add_argument("--envs", nargs="+", choices=envs, default=envs)
+    parser.add_argument("--algos", nargs="+", choices=algos, default=algos)
+    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
+    options = parser.parse_args()
+    for cell in cells():
+        env_id, algo, _, seed = cell
+        selected = env_id in options.envs and algo in options.algos and int(seed) in options.seeds
+        if selected and cell not in map(cell_of, read_rows(options.csv)):
+            _train_cell(cell, options)
+    text = options.document.read_text()
+    section = table(read_rows(options.csv))
+    write_atomically(options.document, with_section(text, "robust", section).encode())
+
+
+def cells() -> list[tuple[str, str, str, str]]:
+    """Return the columns ``KEYS`` of every row, in their order."""
+    return [
+        (*cell, without, str(seed))
+        for cell in SETTINGS
+        for without in (WITHOUT if cell == ABLATED else [""])
+        for seed in SEEDS
+    ]
+
+
+def cell_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the columns ``KEYS`` of a row."""
+    return tuple(str(row[name]) for name in KEYS)
+
+
+def _train_cell(cell: tuple[str, str, str, str], options: argparse.Namespace) -> None:
+    env_id, algo, without, seed = cell
+    learner = algorithm(algo)
+    settings = {**learner.preset(env_id), **SETTINGS[env_id, algo], **WITHOUT[without]}
+    kwargs = {"perturbations": PRESET}
+    config = learner.config(env_id=env_id, env_kwargs=kwargs, seed=int(seed), **settings)
+    folder = options.runs / "-".join(cell)
+    run, _, seconds = train_or_resume(folder, config, learner.train)
+    agent: Any = load_agent(env_id, folder)
+    perturbed, nominal = _scores(agent), _scores(load_agent(env_id, folder, perturbations=None))
+    validation = evaluate(agent, VALIDATION_SEEDS[: len(evaluation_seeds(env_id))])
+    facts = dict(zip(KEYS, cell, strict=True))
+    curve = [{**facts, **point} for point in curve_of(folder)]
+    add_rows(options.curves, CURVE_COLUMNS, curve, cell_of, cells())
+    row = {
+        **facts,
+        "steps": run.steps,
+        "seconds": round(seconds, 1),
+        **perturbed,
+        **{f"nominal_{name}": value for name, value in nominal.items()},
+        "validation": round(float(validation.returns.mean()), 2),
+        "sha256": agent.weights_hash,
+    }
+    add_rows(options.csv, COLUMNS, [row], cell_of, cells())
+    if not without and bundled_seed(read_rows(options.csv), env_id, algo) == seed:
+        agent.facts["returns"] = {**perturbed, "episodes": len(evaluation_seeds(env_id))}
+        agent.save(pretrained_card(env_id, f"{algo}-robust"))
+    shutil.rmtree(folder)
+
+
+def _scores(agent: Any) -> dict[str, float]:
+    evaluation = evaluate(agent, evaluation_seeds(agent.env_id))
+    return {**score(evaluation, digits=2), "lost": int(evaluation.terminated.sum())}
+
+
+def bundled_seed(rows: list[dict[str, Any]], env_id: str, algo: str) -> str:
+    """Return the seed with the greatest return of the validation, the first of equal ones."""
+    mine = [row for row in rows if cell_of(row)[:3] == (env_id, algo, "")]
+    return str(max(mine, key=lambda row: (float(row["validation"]), -int(row["seed"])))["seed"])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the Markdown table of the agents, the worst seed of each."""
+    lines = [
+        "| id | agent | without | mean return on `medium`, worst seed | all seeds"
+        " | mean return unperturbed, worst seed | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for env_id, algo, without in dict.fromkeys(cell[:3] for cell in cells()):
+        mine = [row for row in rows if cell_of(row)[:3] == (env_id, algo, without)]
+        if mine:
+            means = [float(row["mean"]) for row in mine]
+            nominal = min(float(row["nominal_mean"]) for row in mine)
+            every = ", ".join(f"{mean:.0f}" for mean in means)
+            line = f"| {env_id} | `{algo}-robust` | {without} | {min(means):.1f} | {every} |"
+            lines.append(f"{line} {nominal:.1f} | {len(mine)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
