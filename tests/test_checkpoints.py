@@ -776,7 +776,7 @@ TRAININGS = {
 
 @pytest.fixture(
     params=[
-        pytest.param(algo, marks=[pytest.mark.sweep] if algo in ("sb3-a2c", "sb3-sac") else [])
+        pytest.param(algo, marks=[] if algo in ("reinforce", "dqn", "ppo") else [pytest.mark.sweep])
         for algo in TRAINED_HERE
     ]
 )

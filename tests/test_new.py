@@ -171,6 +171,7 @@ def test_a_short_training(package, tmp_path, monkeypatch, capsys, keywords):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_an_agent_learns_to_reach(package, tmp_path, monkeypatch):
     """The README's training, cut to a fifth of its steps, reaches half of 200 unseen targets.
 

@@ -366,7 +366,17 @@ def test_nominal_values_change_no_bit(env_id):
         perturbed.close()
 
 
-@pytest.mark.parametrize("mode", list(AutoresetMode))
+# One mode in the quick tests, the others in the sweeps.
+MODES = [
+    AutoresetMode.NEXT_STEP,
+    *(
+        pytest.param(mode, marks=pytest.mark.sweep)
+        for mode in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
+    ),
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("env_id", PERTURBED)
 def test_single_equals_vector_equals_workers(make_vec, env_id, mode):
     """To the bit: observations, rewards, ends, infos, through staggered ends and partial resets."""

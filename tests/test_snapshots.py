@@ -63,7 +63,17 @@ def test_single(env_id, kwargs):
         each.close()
 
 
-@pytest.mark.parametrize("mode", list(AutoresetMode))
+# One mode in the quick tests, the others in the sweeps.
+MODES = [
+    AutoresetMode.NEXT_STEP,
+    *(
+        pytest.param(mode, marks=pytest.mark.sweep)
+        for mode in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
+    ),
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("env_id", "kwargs"), KINDS, ids=IDS)
 def test_vector(make_vec, env_id, kwargs, mode):
     """In one process and in several, with some sub-environments ended."""
