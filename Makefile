@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test test-all lint check results benchmark-agents ablations atari observability presets custom-environment \
+.PHONY: help venv demo test test-all lint check results benchmark-agents ablations atari observability presets robust custom-environment \
 	bench scaling videos format clean
 
 help: ## list these targets
@@ -52,6 +52,9 @@ atari: venv ## train PPO by hand on two Atari games, where the CSV has no row
 
 observability: venv ## measure again what the images tell, where its CSV has no row
 	$(BIN)/python -m benchmarks.observability
+
+robust: venv ## train agents for perturbed robots, where the CSV has no row
+	$(BIN)/python -m benchmarks.robust
 
 presets: venv ## measure again what an LQG can control, where the CSV has no row
 	$(BIN)/python -m benchmarks.presets

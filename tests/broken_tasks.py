@@ -112,6 +112,7 @@ class OwnScene(CartPole):
     """Healthy, though it does not use this package's scenes."""
 
     parameters: ClassVar = ()
+    perturbation_presets: ClassVar = {}
     envs_per_world: ClassVar = 1
     bullet_substeps: ClassVar = False
 
