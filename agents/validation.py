@@ -86,9 +86,10 @@ class Subject:
 
     def task_and_kind(self) -> tuple[Task, bool]:
         """Return the task, and whether images of it are observed."""
-        with EnvConfig(self.env_id, self.env_kwargs).make_bare() as env:
-            bare: Any = env.unwrapped
-            return bare.task, env.observation_space.dtype == np.uint8
+        env = EnvConfig(self.env_id, self.env_kwargs).make_bare()
+        bare: Any = env.unwrapped
+        env.close()
+        return bare.task, env.observation_space.dtype == np.uint8
 
     def fields(self) -> list[Field]:
         """Return what can be perturbed."""
@@ -98,10 +99,12 @@ class Subject:
         return _FIELDS[key]
 
     def _fields(self) -> list[Field]:
-        with EnvConfig(self.env_id, self.env_kwargs).make_bare() as env:
-            bare: Any = env.unwrapped
-            is_image = env.observation_space.dtype == np.uint8
-            return fields_of(bare.task, None if is_image else column_spreads(env))
+        env = EnvConfig(self.env_id, self.env_kwargs).make_bare()
+        bare: Any = env.unwrapped
+        is_image = env.observation_space.dtype == np.uint8
+        fields = fields_of(bare.task, None if is_image else column_spreads(env))
+        env.close()
+        return fields
 
     def field(self, name: str) -> Field:
         """Return one of :meth:`fields` by its name."""

@@ -213,9 +213,10 @@ class ObserveActions(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Return the observation with the action, and the rest as it is."""
-        observation, *rest = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
         latest: Any = flatten(self.env.action_space, action)
-        return np.concatenate([observation, latest], dtype=np.float32), *rest
+        seen = np.concatenate([observation, latest], dtype=np.float32)
+        return seen, reward, terminated, truncated, info
 
 
 class VectorObserveActions(_VectorWrapper):

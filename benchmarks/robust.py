@@ -35,7 +35,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("BalancingPlate-v0", "dqn"): {**_STATE, **_MEMORY},
     ("BulletCartPolePixels-v0", "ppo"): {"n_timesteps": 400_000, "solved_evaluations": 0},
 }
-WITHOUT = {
+WITHOUT: dict[str, dict[str, Any]] = {
     "": {},
     "actions": {"observe_actions": False},
     "memory": {"frame_stack": 1, "observe_actions": False},
@@ -89,10 +89,16 @@ def cell_of(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in KEYS)
 
 
+def settings_of(env_id: str, algo: str, without: str) -> dict[str, Any]:
+    """Return the settings of a cell that differ from the defaults."""
+    preset = algorithm(algo).preset(env_id)
+    return {**preset, **SETTINGS[env_id, algo], **WITHOUT[without]}
+
+
 def _train_cell(cell: tuple[str, str, str, str], options: argparse.Namespace) -> None:
     env_id, algo, without, seed = cell
     learner = algorithm(algo)
-    settings = {**learner.preset(env_id), **SETTINGS[env_id, algo], **WITHOUT[without]}
+    settings = settings_of(env_id, algo, without)
     kwargs = {"perturbations": PRESET}
     config = learner.config(env_id=env_id, env_kwargs=kwargs, seed=int(seed), **settings)
     folder = options.runs / "-".join(cell)

@@ -1147,7 +1147,7 @@ def check_model(subject: Subject) -> Verdict:
         return None, "only a task can have equations of motion"
     rng = np.random.default_rng(0)
     initial = np.array([task.sample_initial_state(rng) for _ in range(MODEL_RUNS)])
-    scales = [actuator.scale for actuator in task.actuators]
+    scales = np.array([actuator.scale for actuator in task.actuators])
     actions = round(MODEL_SECONDS * task.control_hz)
     efforts = scales * rng.choice([-1.0, 1.0], (actions, MODEL_RUNS, len(scales)))
     if task.rates(initial, efforts[0]) is None:
