@@ -1544,13 +1544,14 @@ def test_learns(tmp_path, algo, env_id):
     ],
 )
 def test_bundled_agent_solves_its_task(env_id, algo):
-    """The bundled weights reach the threshold over 100 unseen episodes, as their card says."""
-    returns = evaluate(load_agent(env_id, algo)).returns
+    """The bundled weights reach the threshold over unseen episodes, as their card says."""
+    episodes = 40 if env_id in PIXEL_IDS else 100
+    returns = evaluate(load_agent(env_id, algo), EVALUATION_SEEDS[:episodes]).returns
     assert returns.mean() >= gym.spec(env_id).reward_threshold
     promised = json.loads(pretrained_card(env_id, algo).read_text())["returns"]
     assert promised["episodes"] == (300 if env_id in PIXEL_IDS else 1000)
-    # Another processor may round one of 100 episodes to another end.
-    assert returns.mean() == pytest.approx(promised["mean"], abs=5)
+    # Another processor may round one of the episodes to another end.
+    assert returns.mean() == pytest.approx(promised["mean"], abs=500 / episodes)
 
 
 @pytest.mark.slow
