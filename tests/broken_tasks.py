@@ -747,6 +747,9 @@ class CountedInState(OwnScene):
     def rest(self):
         return (*super().rest(), 0.0)
 
+    def rates(self, state, effort):
+        return None
+
     def sample_initial_state(self, rng):
         return (*super().sample_initial_state(rng), 0.0)
 
