@@ -20,8 +20,8 @@ from bullet_envs.agents.evaluation import EVALUATION_SEEDS, evaluate
 from .cells import curve_of, score, train_or_resume
 from .tables import add_rows, read_rows, with_section
 
-# Decisions of a training: Pong is won more often than lost, Breakout takes half an hour of one core.
-# With 1.2 million, whose learning rate falls to 0 too early, Pong ends at -16.
+# Decisions of a training, the second of half an hour of one core. With 1.2 million, whose learning
+# rate falls to 0 too early, Pong ends at -16.
 GAMES = {"ALE/Pong-v5": 2_000_000, "ALE/Breakout-v5": 500_000}
 EVALUATION_GAMES = 20
 CSV_PATH = Path(__file__).parent / "atari.csv"
