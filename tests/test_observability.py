@@ -77,9 +77,12 @@ def short_measurement(monkeypatch, env_id):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("env_id", PIXEL_IDS)
-def test_images_carry_the_state(monkeypatch, env_id):
-    """What a network sees in them tells each column, and the LQR balances on what it tells."""
+def test_images_carry_the_state(monkeypatch):
+    """What a network sees in them tells each column, and the LQR balances on what it tells.
+
+    On the plate, whose images are the harder; `make observability` measures both.
+    """
+    env_id = "BalancingPlatePixels-v0"
     mean, r2 = short_measurement(monkeypatch, env_id)
     assert mean >= 475, (mean, r2)
     assert r2.min() > 0.5, r2
