@@ -108,7 +108,8 @@ class _ModelPolicy(Policy):
     def __init__(self, model: Any) -> None:
         super().__init__(model.observation_space, model.action_space)
         self.network = model.policy
-        self.hidden = tuple(model.policy.net_arch)
+        widths = model.policy.net_arch  # by default a dict, of policy and value network
+        self.hidden = tuple(widths["pi"] if isinstance(widths, dict) else widths)
 
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
         """Return SB3's actions."""

@@ -293,6 +293,13 @@ def test_settings_of_sb3_equal_ours():
         plain_sb3.settings_like("sb3-dqn", replace(ours, reward_scale=0.1))
 
 
+def test_sb3s_default_network_is_on_its_card():
+    """SB3 has it as a dict of policy and value network; a card has the widths of one."""
+    model = plain_sb3.new_model("sb3-ppo", EnvConfig("Pendulum-v1"), 0, {"n_envs": 1})
+    assert plain_sb3._ModelPolicy(model).hidden == (64, 64)
+    model.env.close()
+
+
 def test_cells_of_the_benchmark():
     """Ten seeds of four algorithms on CartPole-v1, five of all others, SB3's beside ours."""
     everything = [cell.key for cell in cells()]
