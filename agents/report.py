@@ -9,6 +9,7 @@ import base64
 import json
 import mimetypes
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from ..mp4 import find_ffmpeg
 from ..task import Task
 from . import validation
 from .checkpoints import write_atomically
@@ -23,7 +25,6 @@ from .checkpoints import write_atomically
 COLOURS = ("#1769aa", "#d1761a", "#777777")  # the agent, the LQR, random
 KEPT, LOST = "#9dbfd9", "#c0182b"
 COLUMNS = 4  # of panels
-GAP = 2  # pixels between frames
 SHOWN_STEPS = 150  # of the end of a failure
 STYLE = """
 :root { color-scheme: light dark; }
@@ -204,7 +205,7 @@ def _failure(
     trace = validation.record_failure(subject, failure, folder, name)
     video = f"{name}-episode-0.mp4"
     _plot_trace(trace, folder / "figures" / f"{name}.png")
-    _draw_strip(folder / video, folder / "figures" / f"{name}-strip.png")
+    _draw_strip(folder / video, len(trace.times), folder / "figures" / f"{name}-strip.png")
     end = f"lost after {trace.times[-1]:.2f} s" if trace.terminated else "not lost"
     lines = [
         f"### {index}. Return {trace.episode_return:.1f}, {end}",
@@ -349,21 +350,14 @@ def _plot_trace(trace: validation.Trace, path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def _draw_strip(video: Path, path: Path) -> None:
-    """Draw frames of a video beside each other, from the first to the last."""
-    import imageio_ffmpeg
-    from PIL import Image
-
-    reader = imageio_ffmpeg.read_frames(str(video))
-    size = next(reader)["size"]
-    frames = list(reader)
-    chosen = np.linspace(0, len(frames) - 1, validation.STRIP_FRAMES).round().astype(int)
-    images = [Image.frombytes("RGB", size, frames[index]) for index in chosen]
-    width, height = images[0].width // 2, images[0].height // 2
-    strip = Image.new("RGB", ((width + GAP) * len(images) - GAP, height), (120, 120, 120))
-    for place, image in enumerate(images):
-        strip.paste(image.resize((width, height)), (place * (width + GAP), 0))
-    strip.save(path)
+def _draw_strip(video: Path, frames: int, path: Path) -> None:
+    """Draw some of a video's frames beside each other, from the first to the last."""
+    chosen = np.unique(np.linspace(0, frames - 1, validation.STRIP_FRAMES).round().astype(int))
+    selected = "+".join(f"eq(n\\,{index})" for index in chosen)
+    tiles = f"tile={len(chosen)}x1:padding=2:color=gray"
+    filters = f"select={selected},scale=iw/2:-2,{tiles}"
+    output = ["-vf", filters, "-frames:v", "1", "-y", str(path)]
+    subprocess.run([find_ffmpeg(), "-i", str(video), *output], check=True, capture_output=True)
 
 
 def _html(text: str, title: str, folder: Path) -> str:
