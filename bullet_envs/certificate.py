@@ -519,7 +519,7 @@ def check_seeds(subject: Subject) -> Verdict:
     with closing(subject.make()) as env:
         seeded = [env.reset(seed=seed)[0] for seed in range(10)]
         others = [env.reset()[0] for _ in range(10)]
-    where = "in a new environment and in two processes" if not repeats.remark else "here"
+    where = "in a new environment and in other processes" if not repeats.remark else "here"
     same = f"the same seed gives the same episode {where}, to the bit{repeats.remark}"
     if any(difference(seeded[0], one) for one in seeded):
         return True, f"{same}; others give others"
