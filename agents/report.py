@@ -291,6 +291,7 @@ def _plot_robustness(
             panel.set_xscale("log")
         elif max(values) > 10 * least:
             panel.set_xscale("symlog", linthresh=least)
+            panel.set_xlim(min(values), max(values))
         ticks = sorted({min(values), one["nominal"], max(values)})
         panel.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
         panel.minorticks_off()
