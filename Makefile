@@ -18,11 +18,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: venv ## train, evaluate and record an agent
 	$(BIN)/bullet-envs demo
 
-test: venv ## run the tests, without the long sweeps
-	$(BIN)/pytest -n 2 --dist worksteal -m "not sweep"
+test: venv ## run the quick tests
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not sweep"
 
-test-all: test ## run the long sweeps too
-	$(BIN)/pytest -n 2 --dist worksteal -m sweep
+test-all: test ## run the trainings and the long sweeps too
+	$(BIN)/pytest -n 2 --dist worksteal -m "slow or sweep"
 
 # mypy does not read package-dir, so it gets links that put the folders where the wheel has them.
 lint: venv ## check format, style and types

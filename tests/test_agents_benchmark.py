@@ -150,6 +150,7 @@ def test_stopped_and_resumed_as_unbroken(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_a_cell_that_fails_leaves_the_others(tmp_path, monkeypatch, capfd):
     """Its error is shown, the next one is trained, and the command says that it is not done."""
     wrong = replace(TINY[1], settings={"episodes": 0})

@@ -33,7 +33,17 @@ def failed(findings):
     return {one.name: one.summary for one in findings if one.passed is False}
 
 
-@pytest.mark.parametrize("env_id", PLANTED)
+# The first mistake that each check finds; the others in the sweeps.
+FIRST = {check: env_id for env_id, (check, _) in reversed(PLANTED.items())}.values()
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        pytest.param(env_id, marks=[] if env_id in FIRST else [pytest.mark.sweep])
+        for env_id in PLANTED
+    ],
+)
 def test_a_planted_mistake_is_found_and_named(env_id):
     check, words = PLANTED[env_id]
     (finding,) = certify(env_id, quick=True, names=(check,))
@@ -49,7 +59,7 @@ def test_a_step_counter_is_found_that_no_episode_reaches():
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("env_id", PLANTED)
+@pytest.mark.parametrize("env_id", FIRST)
 def test_a_planted_mistake_is_all_that_is_found(env_id):
     check, _ = PLANTED[env_id]
     found = failed(certify(env_id, quick=True))
@@ -60,7 +70,7 @@ def test_a_planted_mistake_is_all_that_is_found(env_id):
 @pytest.mark.parametrize(
     "env_id",
     [
-        *("BulletCartPole-v0", "robots:ElbowArm-v0", "CartPole-v1", "OwnScene-v0"),
+        *("BulletCartPole-v0", "robots:ElbowArm-v0", "CartPole-v1"),
         *("ObservedTime-v0", "ObservedCost-v0", "ShortEpisodes-v0"),
     ],
 )

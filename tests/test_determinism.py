@@ -376,7 +376,13 @@ COPIERS = {
 }
 
 
-@pytest.fixture(params=COPIERS.values(), ids=COPIERS)
+@pytest.fixture(
+    params=[
+        pytest.param(copier, marks=[sweep] if name == "pickle" else [])
+        for name, copier in COPIERS.items()
+    ],
+    ids=COPIERS,
+)
 def copier(request):
     return request.param
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import PIXEL_IDS
 
 from benchmarks import observability
@@ -88,31 +87,26 @@ def test_images_carry_the_state(monkeypatch):
     assert r2.min() > 0.5, r2
 
 
-def blank(stacks):
-    return torch.zeros_like(stacks)
-
-
 def still(stacks):
     """Return stacks of the latest image only, in which nothing moves."""
     return stacks[:, -1:].expand_as(stacks)
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("env_id, hide", list(zip(PIXEL_IDS, (still, blank), strict=True)))
-def test_the_measurement_can_fail(monkeypatch, env_id, hide):
-    """Of blank images nothing is told, of a still one no speed: on neither the LQR balances."""
+def test_the_measurement_can_fail(monkeypatch):
+    """Of still images no speed is told, and the LQR does not balance."""
     monkeypatch.setitem(SHORT, "IMAGES", 1000)  # what is not there takes no long search
     build = observability.build_network
 
     def blinded(*arguments):
         network = build(*arguments)
-        network.register_forward_pre_hook(lambda module, given: (hide(given[0]),))
+        network.register_forward_pre_hook(lambda module, given: (still(given[0]),))
         return network
 
     monkeypatch.setattr(observability, "build_network", blinded)
-    mean, r2 = short_measurement(monkeypatch, env_id)
+    mean, r2 = short_measurement(monkeypatch, "BulletCartPolePixels-v0")
     assert mean < 250, (mean, r2)
-    assert r2.min() < 0.5 and (hide is still or r2.max() < 0.1), r2
+    assert r2.min() < 0.5, r2
 
 
 PIXEL_ID = "BulletCartPolePixels-v0"

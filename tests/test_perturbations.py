@@ -379,7 +379,13 @@ MODES = [
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("env_id", PERTURBED)
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        pytest.param(one, marks=[pytest.mark.sweep] if one == PIXEL_IDS[1] else [])
+        for one in PERTURBED
+    ],
+)
 def test_single_equals_vector_equals_workers(make_vec, env_id, mode):
     """To the bit: observations, rewards, ends, infos, through staggered ends and partial resets."""
     kwargs = {"perturbations": PERTURBED[env_id], "max_episode_steps": 12}

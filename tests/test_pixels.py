@@ -501,7 +501,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    "method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.sweep)]
+)
 def test_egl_in_workers(run_python, method):
     """Workers draw with EGL too, but a forked one refuses and names the ways that work."""
     child = run_python(VECTOR, method)

@@ -333,7 +333,6 @@ def theirs(monkeypatch):
         {"episode_trigger": lambda n: n % 2 == 1},
         {"step_trigger": lambda n: n % 14 == 0},
         {"step_trigger": lambda n: n % 10 == 0, "video_length": 11},
-        {"episode_trigger": lambda n: n % 2 == 0, "video_length": 3},
         {"episode_trigger": lambda n: n > 1, "video_length": 12, "fps": 10},
         {"episode_trigger": lambda n: n == 1, "step_trigger": lambda n: n == 9},
         {"video_length": 20},

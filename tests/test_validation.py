@@ -16,6 +16,7 @@ from bullet_envs.agents.evaluation import EVALUATION_SEEDS, Evaluation, evaluate
 from bullet_envs.agents.failure_search import POPULATION, Ranges, options_of, ranges_of, search
 from bullet_envs.cli import main
 from bullet_envs.perturbations import parse_perturbations
+from bullet_envs.tasks.cart_pole import CartPole
 
 SMALL = validation.Size(20, 3, 2, 1)
 
@@ -219,9 +220,12 @@ def small(monkeypatch):
     monkeypatch.setattr(validation, "_FIELDS", {})
     monkeypatch.setattr(robustness, "REFINEMENTS", 1)
     monkeypatch.setattr(validation, "FAILURES", 1)
+    camera = replace(CartPole.video_camera, width=160, height=120, shadow=False)
+    monkeypatch.setattr(CartPole, "video_camera", camera)
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_a_card_goes_on_and_is_repeated_to_the_bit(tmp_path, small, monkeypatch, capsys):
     """What was measured before Ctrl-C is not measured again, and a second card is the same."""
     subject = validation.Subject("BulletCartPole-v0", "lqr")

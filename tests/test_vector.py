@@ -32,9 +32,9 @@ def sync(env_id, num_envs, mode, **kwargs):
 
 
 LENGTHS = [
-    *[(1, 300), (7, 300), (64, 100)],
+    *[(7, 300), (64, 80)],
     *[pytest.param(num_envs, 5000, marks=sweep) for num_envs in (1, 7)],
-    pytest.param(64, 2500, marks=sweep),
+    pytest.param(64, 1000, marks=sweep),
 ]
 
 
@@ -60,9 +60,10 @@ def test_equals_singles(make_vec, env_id, mode, num_envs, steps):
 @pytest.mark.parametrize("env_id", [*STATE_IDS, "Shover-v0"])
 def test_equals_singles_with_continuous_actions(make_vec, env_id, mode):
     kwargs = {"max_episode_steps": 40, "continuous": True}
-    vector = make_vec(env_id, 33, autoreset_mode=mode, **kwargs)  # two worlds or more
-    singles = sync(env_id, 33, mode, **kwargs)
-    assert compare(vector, singles, 100) > 60
+    n = 33 if env_id in STATE_IDS else 6  # two worlds or more
+    vector = make_vec(env_id, n, autoreset_mode=mode, **kwargs)
+    singles = sync(env_id, n, mode, **kwargs)
+    assert compare(vector, singles, 100) > 1.8 * n
     singles.close()
 
 
@@ -337,7 +338,8 @@ def interrupt(patch, verb):
 @pytest.mark.parametrize("env_id", ["BulletCartPole-v0", "Shover-v0"])
 def test_ctrl_c(make_vec, monkeypatch, env_id, verb, mode):
     """After Ctrl-C in a step or a reset the environment asks for a reset, and is then as new."""
-    envs, new = (make_vec(env_id, 40, autoreset_mode=mode, max_episode_steps=5) for _ in range(2))
+    n = 40 if env_id in STATE_IDS else 6  # two worlds or more
+    envs, new = (make_vec(env_id, n, autoreset_mode=mode, max_episode_steps=5) for _ in range(2))
     envs.reset(seed=1)
     envs.action_space.seed(0)
     for _ in range(3):
@@ -348,7 +350,7 @@ def test_ctrl_c(make_vec, monkeypatch, env_id, verb, mode):
     with pytest.raises(ResetNeeded):
         envs.step(envs.action_space.sample())
     with pytest.raises(ResetNeeded):
-        envs.reset(options={"reset_mask": np.arange(40) < 20})
+        envs.reset(options={"reset_mask": np.arange(n) < n // 2})
     assert_same(envs.reset(seed=2), new.reset(seed=2))
     for _ in range(5 if mode is AutoresetMode.DISABLED else 12):
         actions = envs.action_space.sample()
