@@ -163,7 +163,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "LunarLander-v3": {
         "n_timesteps": 100_000,
+        "gradient_steps": 8,
+        "n_steps": 3,
         "gamma": 0.99,
+        "learning_rate": 6e-4,
+        "reward_scale": 0.1,
         "exploration_fraction": 0.2,
         "exploration_final": 0.05,
         "hidden": (256, 256),
