@@ -31,8 +31,8 @@ class Camera:
     eye: tuple[float, float, float]
     target: tuple[float, float, float]
     fov: float
-    width: int = 480
-    height: int = 360
+    width: int = 960
+    height: int = 540
     light: tuple[float, float, float] = (-0.15, -0.25, 1.0)
     shadow: bool = True
     up: tuple[float, float, float] = (0.0, 0.0, 1.0)
@@ -61,6 +61,16 @@ class Camera:
         x, y, z = map(operator.add, self.eye, shift)
         moved = [-(a * x + b * y + c * z) for a, b, c in self._axes]
         return [*self._rotation, *moved, 1.0]
+
+    def part(self, left: int, top: int, width: int, height: int) -> list[float]:
+        """Return the projection matrix of a part of the image (pixels), column-major."""
+        matrix = np.array(self.projection).reshape(4, 4).T
+        x = (2 * left + width) / self.width - 1
+        y = 1 - (2 * top + height) / self.height
+        matrix[0] = (matrix[0] - x * matrix[3]) * (self.width / width)
+        matrix[1] = (matrix[1] - y * matrix[3]) * (self.height / height)
+        values: list[float] = matrix.T.ravel().tolist()
+        return values
 
     @functools.cached_property
     def projection(self) -> list[float]:

@@ -208,6 +208,9 @@ def _add_agent_commands(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the initial state")
     command.add_argument("-o", "--output-folder", type=Path, default=Path("videos"))
     command.add_argument("--gif", action="store_true", help="also a small GIF of the first 5 s")
+    command.add_argument(
+        "--no-overlay", dest="overlay", action="store_false", help="write nothing into the frames"
+    )
     command.set_defaults(command=_record)
 
     command = commands.add_parser(
@@ -511,7 +514,9 @@ def _compare(options: argparse.Namespace) -> int:
 def _record(options: argparse.Namespace) -> int:
     _require_seed(options.seed)
     agent = _load(options, options.algo or options.trained_agent)
-    path = _record_episode(agent, options.seed, options.output_folder, not options.stochastic)
+    path = _record_episode(
+        agent, options.seed, options.output_folder, not options.stochastic, options.overlay
+    )
     print(path)
     if options.gif:
         print(_gif(path))
@@ -523,7 +528,9 @@ def _require_seed(seed: int) -> None:
         raise ValueError(f"--seed {seed} must be 0 or more")
 
 
-def _record_episode(agent: Any, seed: int, folder: Path, deterministic: bool = True) -> Path:
+def _record_episode(
+    agent: Any, seed: int, folder: Path, deterministic: bool = True, overlay: bool = True
+) -> Path:
     from tqdm import tqdm
 
     from . import Recorder
@@ -531,7 +538,15 @@ def _record_episode(agent: Any, seed: int, folder: Path, deterministic: bool = T
     prefix = f"{agent.algo}-start{seed}"
     folder = folder / _file_name(agent.env_id)
     bare = agent.env.make_bare(render_mode="rgb_array")
-    recorder = Recorder(bare, str(folder), name_prefix=prefix, agent_hash=agent.weights_hash)
+    recorder = Recorder(
+        bare,
+        str(folder),
+        name_prefix=prefix,
+        agent_hash=agent.weights_hash,
+        overlay=overlay,
+        agent=agent.algo,
+        drawing_processes=2,
+    )
     # Around the recorder, so that the video has every frame of an action that is repeated.
     env = agent.env.wrap(recorder)
     with env, tqdm(desc="recording", unit="action", mininterval=0.5) as bar:

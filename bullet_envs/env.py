@@ -16,10 +16,11 @@ from gymnasium.logger import warn
 from . import snapshots
 from .actions import ActionDecoder
 from .checks import shorten
+from .frames import Command, Painter, Picture
 from .observers import Observation
 from .options import make_perturbations, make_task, parse_options
 from .perturbed_episode import PerturbedEpisode
-from .renderer import Renderer, visible_parameters
+from .scene import UNITS
 from .simulation import Simulation
 from .task import State, Task
 
@@ -82,10 +83,10 @@ class BulletEnv(gym.Env[Observation, Any]):
         self._has_reward = type(self.task).reward is not Task.reward
         self.skip_observations = False
         self._simulation: Simulation | None = None
-        self._renderer: Renderer | None = None
-        self._sizes: tuple[float, ...] = ()  # of the bodies that it draws
+        self._painter = Painter(gui=self._is_watched)
         self._state: State | None = None
         self._latest: Observation = None
+        self._command: Sequence[float] | None = None
         self._terminated = False
         self._closed = False
         self._next_frame_time = 0.0
@@ -135,6 +136,7 @@ class BulletEnv(gym.Env[Observation, Any]):
             self._discard_engine()
             raise
         self._terminated = False
+        self._command = None
         if self._is_watched:
             self.render()
         info = _plain(self.task.info(self._state)) if self._has_info else {}
@@ -160,7 +162,7 @@ class BulletEnv(gym.Env[Observation, Any]):
             ResetNeeded: there has been no reset.
             ClosedEnvironmentError: the environment has been closed.
         """
-        command = self._decode(action)
+        self._command = command = self._decode(action)
         if self._simulation is None or self._terminated:
             self._require_running("step")
             if self._terminated:
@@ -300,8 +302,8 @@ class BulletEnv(gym.Env[Observation, Any]):
         """Return a frame, or show the state in the window.
 
         Returns:
-            uint8 of shape (360, 480, 3); with ``observer="pixels"`` of shape (360, 848, 3), the
-            observation enlarged to its right. None in a window.
+            uint8 of shape (540, 960, 3) for most tasks, as :attr:`Task.video_camera` has it; with
+            ``observer="pixels"`` the observation is in its corner. None in a window.
 
         Raises:
             ResetNeeded: there has been no reset.
@@ -312,38 +314,58 @@ class BulletEnv(gym.Env[Observation, Any]):
         if self.render_mode is None:
             warn("render() without a render mode: make the environment with 'rgb_array' or 'human'")
             return None
-        state: State = self._state  # type: ignore[assignment]
-        human = self.render_mode == "human"
-        task = self.task if self._episode is None else self._episode.task
-        if self._renderer is not None and self._sizes != visible_parameters(task):
-            self._renderer.close()
-            self._renderer = None
-        if self._renderer is None:
-            self._renderer, self._sizes = Renderer(task, gui=human), visible_parameters(task)
-        if not human:
-            frame = self._renderer.draw(state, self.task.video_camera)
-            return self.observer.with_observation_inset(frame, state)
-        self._renderer.set_state(state)
+        picture = self.picture()
+        if not self._is_watched:
+            return self._painter.draw(picture)
+        self._painter.renderer(picture.task).set_state(picture.state)
         # The window shows the motion at its true speed.
         now = time.monotonic()
         time.sleep(max(0.0, self._next_frame_time - now))
         self._next_frame_time = max(now, self._next_frame_time) + 1 / self.task.control_hz
         return None
 
+    def commands(self) -> tuple[Command, ...]:
+        """Return what the agent has last told each actuator, none before the first step."""
+        if self._simulation is None or self._command is None:
+            return ()
+        is_prismatic = self._simulation.world.is_prismatic
+        return tuple(
+            Command(one.joint, value, one.scale, UNITS[one.kind][not is_prismatic(one.joint)])
+            for one, value in zip(self.task.actuators, self._command, strict=True)
+        )
+
+    def picture(self) -> Picture:
+        """Return what :meth:`render` draws, which another process may draw.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            ClosedEnvironmentError: the environment has been closed.
+        """
+        self._require_running("picture")
+        state: State = self._state  # type: ignore[assignment]
+        image = self.observer.picture(state)
+        if self._episode is None:
+            return Picture(self.task, state, image)
+        if image is not None and self._latest is not None:
+            image = self._latest  # with what perturbs it
+        return Picture(self._episode.task, state, image)
+
     def close(self) -> None:
         """Free the engine. Safe to call twice; ``reset`` opens the environment again."""
         self._closed = True
         self._discard_engine()
-        if self._renderer is not None:
-            self._renderer.close()
-        self._renderer = None
+        self._painter.close()
         self.observer.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind: a copy builds its own, and both go on equal to the bit."""
         if self._simulation is not None:
             self.resynchronize()
-        return {**self.__dict__, "_simulation": None, "_renderer": None}
+        return {
+            **self.__dict__,
+            "_simulation": None,
+            "_painter": Painter(gui=self._is_watched),
+        }
 
     def _discard_engine(self) -> None:
         """Forget the engine, which may be half-way through a step; the state is that of before."""

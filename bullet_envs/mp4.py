@@ -157,7 +157,7 @@ class Mp4Writer:
         Raises:
             RecordingError: the frame is of another kind or size, or ffmpeg failed (disk full).
         """
-        if self.closed or self._appending or self._closing:
+        if not self.takes_more:
             raise RecordingError(f"video {self.path} takes no more frames")
         # Bullet built without NumPy returns tuples, and ffmpeg would take the bytes of floats.
         if (
@@ -187,6 +187,11 @@ class Mp4Writer:
             raise self._failure(str(error)) from error
         self.frames += 1
         self._appending = False
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether there may be another frame: not after the end, nor after Ctrl-C in a write."""
+        return not (self.closed or self._appending or self._closing)
 
     def close(self) -> None:
         """Finish, check and publish the video; does nothing if it is closed already.

@@ -42,10 +42,8 @@ class Observer(Protocol):
     def observe_many(self, states: npt.NDArray[np.float64]) -> Observation:
         """Return the observations of states of shape (n, columns): new arrays of length n."""
 
-    def with_observation_inset(
-        self, frame: npt.NDArray[np.uint8], state: State
-    ) -> npt.NDArray[np.uint8]:
-        """Return a video frame, with the observation beside it if that can be shown."""
+    def picture(self, state: State) -> npt.NDArray[np.uint8] | None:
+        """Return the image to show beside a frame, None if the agent observes none."""
 
     def close(self) -> None:
         """Free what drawing needs. Safe to call twice."""
@@ -87,11 +85,8 @@ class StateObserver:
                 stacked[:, index] = column
         return stacked
 
-    def with_observation_inset(
-        self, frame: npt.NDArray[np.uint8], state: State
-    ) -> npt.NDArray[np.uint8]:
-        """Return the frame as it is."""
-        return frame
+    def picture(self, state: State) -> None:
+        """Return None: there is no image to show."""
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
@@ -173,14 +168,9 @@ class PixelObserver:
         """Return the images of states, uint8 of shape (n, size, size, 3)."""
         return np.stack([self.observe(tuple(state)) for state in states.tolist()])
 
-    def with_observation_inset(
-        self, frame: npt.NDArray[np.uint8], state: State
-    ) -> npt.NDArray[np.uint8]:
-        """Return the frame with the observation to its right, enlarged to its height."""
-        height = len(frame)
-        nearest = np.arange(height) * self.space.shape[0] // height
-        seam = np.full((height, 8, 3), 90, np.uint8)
-        return np.concatenate([frame, seam, self.observe(state)[nearest][:, nearest]], axis=1)
+    def picture(self, state: State) -> npt.NDArray[np.uint8]:
+        """Return the image to show beside a frame."""
+        return self.observe(state)
 
     def close(self) -> None:
         """Free the client. Safe to call twice."""

@@ -214,6 +214,27 @@ class Perturbations:
         return *self.parameters, *(("pushes",) if self.pushes else ())
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is beside the parameters, for people."""
+        periods = {"action": self.action_delay, "observation": self.observation_delay}
+        notes = [f"{name} {of} control periods late" for name, of in periods.items() if of]
+        others = {
+            "action noise": self.action_noise,
+            "dead zone": self.dead_zone,
+            "saturation": self.saturation,
+            "observation noise": self.noise,
+            "observation bias": self.bias,
+            "dropped observations": self.dropped.probability,
+            "stuck observations": self.stuck.probability,
+            "noise of images": self.image_noise,
+            "camera moved": self.camera,
+            "pushes": self.pushes,
+        }
+        if named := [name for name, of in others.items() if of]:
+            notes.append(", ".join(named))
+        return tuple(notes)
+
+    @property
     def acts(self) -> bool:
         """Whether more than parameters changes what happens in a step."""
         of_commands = self.action_delay or self.action_noise or self.dead_zone or self.saturation

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from typing import Any
 import gymnasium as gym
 
 from . import snapshots
+from .frames import DrawingProcesses
 from .mp4 import Mp4Writer, RecordingError, check_name, find_ffmpeg, make_folder, to_json
+from .overlay import overlay_of
 from .versions import versions
 
 __all__ = ["Recorder", "RecordingError"]
+
+HELD = 0.5  # s that the frame of a failure stays
 
 
 class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
@@ -52,6 +56,11 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         disable_logger: without effect; moviepy, whose logger it would silence, is not used.
         gc_trigger: without effect; no frames are kept.
         agent_hash: identifies the weights of the agent, for the JSON.
+        overlay: write into the frames which id is shown, time, return, commands and perturbations,
+            mark what ends the episode, and hold that frame for half a second.
+        agent: who acts, for the overlay.
+        drawing_processes: draw frames of this package's environments in so many other processes;
+            0 draws them here.
 
     Raises:
         ValueError: the render mode or the prefix is not legal.
@@ -72,6 +81,9 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         gc_trigger: Callable[[int], bool] | None = None,
         *,
         agent_hash: str | None = None,
+        overlay: bool = False,
+        agent: str = "",
+        drawing_processes: int = 0,
     ) -> None:
         gym.utils.RecordConstructorArgs.__init__(
             self,
@@ -84,6 +96,9 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
             disable_logger=disable_logger,
             gc_trigger=gc_trigger,
             agent_hash=agent_hash,
+            overlay=overlay,
+            agent=agent,
+            drawing_processes=drawing_processes,
         )
         super().__init__(env)
         # rgb_array_list is refused too: it keeps every frame in memory.
@@ -105,10 +120,18 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         self.name_prefix = name_prefix
         self.frames_per_sec: float = self.metadata.get("render_fps", 30) if fps is None else fps
         self.agent_hash = agent_hash
+        self.overlay = overlay
+        self.agent = agent
+        self._drawing: DrawingProcesses | None = None
+        if drawing_processes and hasattr(self.unwrapped, "picture"):
+            self._drawing = DrawingProcesses(drawing_processes)
         self.episode_id = -1
         self.step_id = -1
         self._elapsed = 0
+        self._return = 0.0
+        self._parameters: Mapping[str, float] = {}
         self._writer: Mp4Writer | None = None
+        self._frames = 0  # of the present video, those that are still drawn included
 
     @property
     def recording(self) -> bool:
@@ -124,7 +147,8 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         with self._save_on_error():
             observation, info = self.env.reset(seed=seed, options=options)
             self.episode_id += 1
-            self._elapsed = 0
+            self._elapsed, self._return = 0, 0.0
+            self._parameters = info.get("parameters", {})
             if self.episode_trigger and self.episode_trigger(self.episode_id):
                 self.start_recording(f"{self.name_prefix}-episode-{self.episode_id}")
             self._capture_frame(seed, options)
@@ -136,6 +160,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
             observation, reward, terminated, truncated, info = self.env.step(action)
             self.step_id += 1
             self._elapsed += 1
+            self._return += float(reward)
             if self.step_trigger and self.step_trigger(self.step_id):
                 self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
             self._capture_frame(step=(action, float(reward), bool(terminated), bool(truncated)))
@@ -161,16 +186,16 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         }
         path = Path(self.video_folder, f"{video_name}.mp4")
         writer = Mp4Writer(path, self.frames_per_sec, card)
-        self._writer = writer
+        self._writer, self._frames = writer, 0
         # Runs also at the end of the program, after an uncaught Ctrl-C.
-        self._at_exit = weakref.finalize(self, writer.close)
+        self._at_exit = weakref.finalize(self, _finish, writer, self._drawing)
 
     def stop_recording(self) -> None:
         """End the video and give it its name."""
         if self._writer is None:
             raise RecordingError("stop_recording() without a video: call start_recording() first")
         try:
-            self._writer.close()
+            _finish(self._writer, self._drawing)
         finally:
             if self._writer.closed:
                 self._writer = None
@@ -182,6 +207,8 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
             if self.recording:
                 self.stop_recording()
         finally:
+            if self._drawing is not None:
+                self._drawing.close()
             super().close()
 
     @contextlib.contextmanager
@@ -207,7 +234,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         writer = self._writer
         if writer is None:
             return
-        first = writer.frames == 0
+        first = self._frames == 0
         state = None
         if first or not step:
             state = getattr(self.unwrapped, "state", None)
@@ -220,9 +247,9 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
             resynchronize = getattr(self.unwrapped, "resynchronize", None)
             if callable(resynchronize):
                 resynchronize()
-        writer.append(self.env.render())
         card: dict[str, Any] = writer.card  # type: ignore[assignment]
         action, reward, terminated, truncated = step or (None, 0.0, False, False)
+        self._append(writer, action, terminated)
         if step and not first:
             card["actions"].append(to_json(action))
             card["length"] += 1
@@ -240,11 +267,42 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
                 card |= {"length": 0, "return": 0.0}
             else:
                 card["resets"].append({"before_action": card["length"], **start})
-        full = writer.frames > self.video_length
+        full = self._frames > self.video_length
         complete = terminated or truncated if self.video_length == float("inf") else full
         card |= {"terminated": terminated, "truncated": truncated, "complete": complete}
         if full:
             self.stop_recording()
+
+    def _append(self, writer: Mp4Writer, action: Any, terminated: bool) -> None:
+        """Append the present frame, and hold it if the overlay marks the end of the episode."""
+        overlay, times = None, 1
+        if self.overlay:
+            overlay = overlay_of(
+                self.env, self.agent, self._elapsed, self._return, action, self._parameters
+            )
+            if terminated:
+                held = round(self.frames_per_sec * HELD)
+                times += held
+                writer.card["held_frames"] = held  # type: ignore[index]
+        self._frames += 1
+        if self._drawing is None:
+            frame: Any = self.env.render()
+            frame = frame if overlay is None else overlay.drawn_into(frame)
+            frames: Iterable[Any] = [frame] * times
+        else:
+            bare: Any = self.unwrapped
+            frames = self._drawing.add(bare.picture(), overlay, times)
+        for frame in frames:
+            writer.append(frame)
+
+
+def _finish(writer: Mp4Writer, drawing: DrawingProcesses | None) -> None:
+    """Append the frames that are still drawn, and close a video."""
+    if drawing is not None:
+        for frame in drawing.rest():
+            if writer.takes_more:
+                writer.append(frame)
+    writer.close()
 
 
 def _capped_cubic_schedule(episode: int) -> bool:

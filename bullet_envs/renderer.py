@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .backdrop import SUPERSAMPLING, compose, shadow_view
 from .camera import Camera
 from .simulation import Simulation
 
 if TYPE_CHECKING:
     from .task import State, Task
+
+COARSE = 4  # pixels of a frame to one of the image that says where the robot is
+RIM = 2  # of those pixels, for what that image misses
 
 
 class Renderer:
@@ -19,17 +23,15 @@ class Renderer:
 
     Args:
         task: what to draw.
-        gui: show it in a window as well.
         renderer: one of ``camera.RENDERERS``.
+        gui: show it in a window as well.
 
     Raises:
         RuntimeError: the window or the renderer cannot be had here.
     """
 
-    def __init__(self, task: Task, gui: bool = False, renderer: str = "tiny") -> None:
+    def __init__(self, task: Task, renderer: str = "tiny", gui: bool = False) -> None:
         self._simulation = Simulation(task, gui=gui, egl_renderer=renderer == "egl", visible=True)
-        if gui:
-            self._simulation.world.look(task.video_camera.eye, task.video_camera.target)
 
     def set_state(self, state: State) -> None:
         """Show a state."""
@@ -58,6 +60,54 @@ class Renderer:
     def close(self) -> None:
         """Free the client or window. Safe to call twice."""
         self._simulation.close()
+
+
+class VideoRenderer(Renderer):
+    """The same for people: the robot on a floor, with marks that agents do not see.
+
+    Args:
+        task: what to draw, seen by its ``video_camera``.
+        gui: show it in a window.
+
+    Raises:
+        RuntimeError: the window cannot be had here.
+    """
+
+    def __init__(self, task: Task, gui: bool = False) -> None:
+        super().__init__(task, gui=gui)
+        self._camera, self._floor = task.video_camera, task.floor_height
+        task.decorate(self._simulation.world)
+        if gui:
+            self._simulation.world.look(self._camera.eye, self._camera.target)
+
+    def draw_frame(self, state: State) -> npt.NDArray[np.uint8]:
+        """Return an image of a state, uint8 of shape (height, width, 3)."""
+        self.set_state(state)
+        camera, draw = self._camera, self._simulation.world.draw_bodies
+        view, light = camera.view(), camera.light
+        width, height = camera.width // COARSE, camera.height // COARSE
+        bodies = draw(width, height, view, camera.projection, light)[..., 3]
+        left, right = _extent(bodies.max(axis=0), camera.width)
+        top, bottom = _extent(bodies.max(axis=1), camera.height)
+        robot = draw(
+            (right - left) * SUPERSAMPLING,
+            (bottom - top) * SUPERSAMPLING,
+            view,
+            camera.part(left, top, right - left, bottom - top),
+            light,
+        )
+        flat = shadow_view(camera, self._floor)
+        shadow = draw(2 * width, 2 * height, flat, camera.projection, light)[..., 3]
+        return compose(camera, self._floor, robot, (left, top), shadow)
+
+
+def _extent(occupied: npt.NDArray[np.uint8], side: int) -> tuple[int, int]:
+    """Return the first pixel of a frame that a robot may cover, and that after the last."""
+    places = np.flatnonzero(occupied)
+    if not len(places):
+        return 0, COARSE
+    first, after = places[0] - RIM, places[-1] + RIM + 1
+    return max(COARSE * int(first), 0), min(COARSE * int(after), side)
 
 
 def visible_parameters(task: Task) -> tuple[float, ...]:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .engine.body import Body
     from .engine.world import World
 
-KINDS = ("torque", "velocity", "position")
+# What an actuator commands of a joint along an axis, and of one about it.
+UNITS = {"torque": ("N", "N·m"), "velocity": ("m/s", "rad/s"), "position": ("m", "rad")}
+KINDS = tuple(UNITS)
 
 
 @dataclass(frozen=True, kw_only=True)

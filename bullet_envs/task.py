@@ -101,6 +101,7 @@ class Task(ABC):
         bullet_substeps: see :class:`~bullet_envs.engine.world.World`; asked for by a task that has
             proved that it may.
         video_camera: what ``render()`` draws with.
+        floor_height: of the floor of those frames (m).
         agent_camera: what the pixel id draws with.
 
     Raises:
@@ -125,6 +126,7 @@ class Task(ABC):
     envs_per_world: ClassVar[int] = 1
     bullet_substeps: ClassVar[bool] = False
     video_camera: ClassVar[Camera] = Camera(eye=(0.9, -1.3, 0.9), target=(0.0, 0.0, 0.1), fov=40.0)
+    floor_height: ClassVar[float] = 0.0
     agent_camera: ClassVar[Camera] = Camera(
         eye=(0.9, -1.3, 0.9), target=(0.0, 0.0, 0.1), fov=40.0, shadow=False
     )
@@ -243,6 +245,10 @@ class Task(ABC):
     def terminated(self, state: State) -> Any:
         """Return whether the episode terminates in a state: bool, or an array of bools."""
 
+    def failure(self, state: State) -> str:
+        """Say which limit a state has passed in which the episode terminates, for people."""
+        return "terminated"
+
     def reward(self, state: State, action: Columns, next_state: State) -> Any:
         """Return the reward of an action, or the terms whose sum it is by name.
 
@@ -278,6 +284,9 @@ class Task(ABC):
         if isinstance(bounds, Mapping):
             return spaces.Dict({name: _box(high) for name, high in bounds.items()})
         return _box(bounds)
+
+    def decorate(self, world: World) -> None:  # noqa: B027  (most have nothing to add)
+        """Add to a world what only people see, in videos and in the window."""
 
     def camera_target(self, state: State) -> tuple[float, float, float]:
         """Return the point that ``agent_camera`` moves with (m)."""

@@ -23,9 +23,9 @@ from . import snapshots
 from .actions import ActionDecoder
 from .checks import require, shorten
 from .env import BulletEnv
+from .frames import Painter, Picture
 from .observers import Observation
 from .options import make_perturbations, make_task, parse_options
-from .renderer import Renderer, visible_parameters
 from .sub_environments import Array, SubEnvironments, take
 from .task import Task
 from .workers import Workers, check_start_method, count_workers
@@ -131,8 +131,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             for start, stop in itertools.pairwise(ends)
         ]
         self._envs = parts[0] if self.workers == 1 else Workers(parts, start_method)
-        self._renderer: Renderer | None = None
-        self._sizes: tuple[float, ...] = ()  # of the bodies that it draws
+        self._painter = Painter()
         self._is_running = False
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._frames: list[list[Array]] = [[] for _ in range(self.num_envs)]
@@ -299,9 +298,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         if not hasattr(self, "_frames"):
             return  # refused by the constructor, which gymnasium 1.2 closes too
         self._envs.close()
-        if self._renderer is not None:
-            self._renderer.close()
-        self._renderer = None
+        self._painter.close()
         self.observer.close()
 
     @property  # type: ignore[misc]
@@ -318,7 +315,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         """Leave the engine behind: a copy builds its own, and both go on equal to the bit."""
         if self._is_running and not self.closed:
             self.resynchronize()
-        return {**self.__dict__, "_renderer": None}
+        return {**self.__dict__, "_painter": Painter()}
 
     def _guarded(self, call: Callable[[], None]) -> None:
         """Call what changes the sub-environments; after Ctrl-C or an error, all must be reset."""
@@ -377,14 +374,11 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         parameters = self._envs.results.parameters
         of_index = {name: float(values[index]) for name, values in parameters.items()}
         task = self.task.with_parameters(of_index) if parameters else self.task
-        if self._renderer is not None and self._sizes != visible_parameters(task):
-            self._renderer.close()
-            self._renderer = None
-        if self._renderer is None:
-            self._renderer, self._sizes = Renderer(task), visible_parameters(task)
         state = tuple(self._envs.results.states[index].tolist())
-        frame = self._renderer.draw(state, self.task.video_camera)
-        return self.observer.with_observation_inset(frame, state)
+        image = self.observer.picture(state)
+        if image is not None and self.perturbations.observes:
+            image = take(self._envs.results.observations, index)  # with what perturbs it
+        return self._painter.draw(Picture(task, state, image))
 
     def _seeds(self, seed: Any) -> list[int | None]:
         if seed is None:

@@ -33,6 +33,7 @@ from bullet_envs.agents import (
 )
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, evaluate
 from bullet_envs.agents.run import Run
+from bullet_envs.overlay import MARGIN
 
 ENV_ID = "BulletCartPole-v0"
 PIXEL_ID = "BulletCartPolePixels-v0"
@@ -478,7 +479,7 @@ def test_video_of_repeated_actions_has_every_frame(tmp_path, monkeypatch, capsys
 
 
 def test_video_of_a_pixel_agent_shows_what_it_sees(tmp_path, monkeypatch, capsys):
-    """The video of a pixel id has the observation to the right of the scene."""
+    """The video of a pixel id has the observation in its corner."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     untrained("dqn", PIXEL_ID, 3, 2).save(tmp_path / "card.json")
@@ -486,14 +487,14 @@ def test_video_of_a_pixel_agent_shows_what_it_sees(tmp_path, monkeypatch, capsys
     video = Path(capsys.readouterr().out.strip())
     facts = json.loads(video.with_suffix(".json").read_text())
     frames, _ = decode(video)
-    assert len(frames) == facts["frames"] == facts["length"] + 1
-    assert frames[0].shape == (360, 848, 3)
+    assert len(frames) == facts["frames"] == facts["length"] + 1 + facts["held_frames"]
+    assert frames[0].shape == (540, 960, 3)
     with gym.make(PIXEL_ID) as env:
         seen, _ = env.reset(seed=0)
-    shown = frames[0][2:-2:6, 490:846:6].astype(int)
-    places = np.arange(360)[2:-2:6] * 64 // 360
-    ways = (np.arange(490, 846, 6) - 488) * 64 // 360
-    assert np.abs(shown - seen[places][:, ways]).mean() < 12  # lossy, and colours are halved
+    side = 3 * 64
+    inset = frames[0][-MARGIN - side : -MARGIN, -MARGIN - side : -MARGIN]
+    shown = inset[1::3, 1::3].astype(int)
+    assert np.abs(shown - seen).mean() < 12  # lossy, and colours are halved
 
 
 def test_tensorboard_holds_what_the_csv_holds(tmp_path, monkeypatch, capsys):

@@ -390,17 +390,12 @@ def clients():
     return {client for client in range(1024) if p.isConnected(client)}
 
 
-def frame_shape(env_id):
-    """A pixel id's frame has the observation at its right, behind a seam of 8 pixels."""
-    return (360, 480 + 8 + 360, 3) if env_id in ALL_PIXEL_IDS else (360, 480, 3)
-
-
 def test_frame(make, env_id):
     """A frame is uint8 of its shape, shows something, and shows when something moves."""
     env = make(render_mode="rgb_array")
     env.reset(seed=0)
     before = env.render()
-    assert (before.dtype, before.shape) == (np.uint8, frame_shape(env_id))
+    assert (before.dtype, before.shape) == (np.uint8, (540, 960, 3))
     assert len(np.unique(before.reshape(-1, 3), axis=0)) > 10
     play(env, sample(env, 20))
     after = env.render()
@@ -482,7 +477,7 @@ def test_list_of_frames(env_id):
     env.step(sample(env, 1)[0])
     frames = env.render()
     assert len(frames) == 2
-    assert frames[0].shape == frame_shape(env_id)
+    assert frames[0].shape == (540, 960, 3)
     env.close()
 
 

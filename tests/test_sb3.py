@@ -59,9 +59,9 @@ def test_options_and_frames(make_vec):
     first = envs.reset()
     assert (np.abs(first[:, 0]) < 0.1).all()
     assert not np.array_equal(envs.reset(), first)
-    assert envs.render().shape == (720, 960, 3)
+    assert envs.render().shape == (2 * 540, 2 * 960, 3)
     frames = envs.env_method("render", indices=[3, 1])
-    assert [frame.shape for frame in frames] == [(360, 480, 3)] * 2
+    assert [frame.shape for frame in frames] == [(540, 960, 3)] * 2
     assert np.array_equal(frames[1], envs.get_images()[1])
     envs.set_options([{}, {}, {}, {"state": {"x": 0.5}}])
     with pytest.raises(ValueError, match="same for all"):

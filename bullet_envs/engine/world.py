@@ -24,6 +24,7 @@ LIGHT: dict[str, Any] = {
     "lightDiffuseCoeff": 0.5,
     "lightSpecularCoeff": 0.05,
 }
+VIDEO_LIGHT: dict[str, Any] = {**LIGHT, "lightAmbientCoeff": 0.6, "lightDiffuseCoeff": 0.55}
 MAX_ENVS = 31  # of bodies that collide: a bit each of Bullet's collision masks
 MAX_JOINTS = 120  # of one body
 _CONTACT_BREAKING_THRESHOLD = 0.02  # m, Bullet's default
@@ -212,6 +213,41 @@ class World:
         )
         return Body(self.client, body_id, 0, None, self._substeps)
 
+    def add_box(
+        self, size: Sequence[float], position: Sequence[float], colour: Sequence[float]
+    ) -> None:
+        """Add a box that is only seen (m; red, green, blue, 0 to 1)."""
+        shape = p.createVisualShape(
+            p.GEOM_BOX,
+            halfExtents=[side / 2 for side in size],
+            rgbaColor=(*colour, 1.0),
+            physicsClientId=self.client,
+        )
+        p.createMultiBody(
+            baseMass=0,
+            baseVisualShapeIndex=shape,
+            basePosition=position,
+            physicsClientId=self.client,
+        )
+
+    def paint(self, link: str, colour: Sequence[float]) -> None:
+        """Give all links of a name another colour (red, green, blue, 0 to 1)."""
+        for body in range(p.getNumBodies(self.client)):
+            for joint in range(p.getNumJoints(body, self.client)):
+                if p.getJointInfo(body, joint, self.client)[12].decode() == link:
+                    p.changeVisualShape(
+                        body, joint, rgbaColor=(*colour, 1.0), physicsClientId=self.client
+                    )
+
+    def is_prismatic(self, joint: str) -> bool:
+        """Return whether a joint moves along an axis, not about it."""
+        for body in range(p.getNumBodies(self.client)):
+            for index in range(p.getNumJoints(body, self.client)):
+                _, name, kind, *_ = p.getJointInfo(body, index, self.client)
+                if name.decode() == joint:
+                    return bool(kind == p.JOINT_PRISMATIC)
+        raise ValueError(f"no body has a joint {joint!r}")
+
     def set_shared_parameters(self) -> None:
         """Set what another client of this process may have changed for all (3 µs).
 
@@ -265,6 +301,38 @@ class World:
         for channel in range(3):  # a quarter of the time of one copy, which goes three by three
             image[:, channel] = pixels[:, channel]
         return image.reshape(height, width, 3)
+
+    def draw_bodies(
+        self,
+        width: int,
+        height: int,
+        view: Sequence[float],
+        projection: Sequence[float],
+        light_direction: Sequence[float],
+    ) -> npt.NDArray[np.uint8]:
+        """Return an image of what is not background: uint8 of shape (height, width, 4).
+
+        The fourth number is the opacity: 255, 0 where there is no body.
+        """
+        if self._egl is not None:
+            self._egl.make_current()
+        _, _, rgba, _, bodies = p.getCameraImage(
+            width,
+            height,
+            viewMatrix=view,
+            projectionMatrix=projection,
+            lightDirection=light_direction,
+            shadow=0,
+            **VIDEO_LIGHT,
+            renderer=self._renderer,
+            physicsClientId=self.client,
+        )
+        if rgba.__class__ is tuple:  # from a PyBullet that was built without NumPy
+            rgba = np.frombuffer(bytearray(rgba), np.uint8)
+            bodies = np.array(bodies, np.int32)
+        image: npt.NDArray[np.uint8] = rgba.reshape(height, width, 4)
+        image[..., 3] = np.where(bodies.reshape(height, width) < 0, 0, 255)
+        return image
 
 
 def _require_display() -> None:

@@ -207,8 +207,9 @@ class BalancingPlate(Task):
         *(0.3, 0.3),  # rad/s
     )
     video_camera: ClassVar[Camera] = Camera(
-        eye=(0.24, -0.66, 0.46), target=(0.0, 0.0, 0.08), fov=38.0
+        eye=(0.3, -0.84, 0.56), target=(0.02, 0.0, 0.07), fov=33.0, light=(-0.4, -0.5, 1.2)
     )
+    floor_height: ClassVar[float] = -0.1675
     agent_camera: ClassVar[Camera] = Camera(
         eye=(0.077, 0.077, 0.9),
         target=(0.077, 0.077, 0.0),
@@ -365,6 +366,12 @@ class BalancingPlate(Task):
             | (abs(pitch) > self.tilt_limit)
             | (abs(roll) > self.tilt_limit)
         )
+
+    def failure(self, state: State) -> str:
+        """Say which limit a state has passed."""
+        if max(abs(state[0]), abs(state[2])) > self.tilt_limit:
+            return f"plate beyond {self.tilt_limit:.3g} rad"
+        return "ball off the plate"
 
     def _in_plate_axes(self, state: State) -> tuple[Any, Any, Any]:
         """Return the ball's position along the plate's sides and above its centre (m)."""

@@ -171,7 +171,10 @@ class CartPole(Task):
         "rwrl-medium": _realworldrl(3, 0.3, 0.05, 3, [0.7, 1.7]),
         "rwrl-hard": _realworldrl(5, 1.0, 0.1, 5, [0.5, 2.3]),
     }
-    video_camera: ClassVar[Camera] = Camera(eye=(0.0, -5.0, 1.4), target=(0.0, 0.0, 0.2), fov=41.0)
+    video_camera: ClassVar[Camera] = Camera(
+        eye=(0.35, -4.9, 1.15), target=(0.0, 0.0, 0.14), fov=33.0, light=(-0.5, -0.6, 1.2)
+    )
+    floor_height: ClassVar[float] = -0.585
     # Rolled by 25 degrees: an upright edge moves whole pixels or not at all, a slanted one shows
     # every fraction of a pixel somewhere along its length.
     agent_camera: ClassVar[Camera] = Camera(
@@ -220,6 +223,12 @@ class CartPole(Task):
         x, _, theta, _ = state
         return (abs(x) > self.x_limit) | (abs(theta) > self.angle_limit)
 
+    def failure(self, state: State) -> str:
+        """Say which limit a state has passed."""
+        if abs(state[0]) > self.x_limit:
+            return f"cart beyond {self.x_limit:g} m"
+        return f"pole beyond {self.angle_limit:.3g} rad"
+
     @property
     def tolerances(self) -> tuple[float, ...]:
         """What a regulator weighs as 1: m, m/s, rad, rad/s."""
@@ -236,6 +245,13 @@ class CartPole(Task):
         share = (1.0, 1.0, self.pole_length / _POLE_LENGTH)
         with stretched(path, "pole", share) as urdf:
             return ContactFreeScene(world, num_envs, self.actuators, urdf, ("slider", "hinge"))
+
+    def decorate(self, world: World) -> None:
+        """Mark the limits of the cart's position, and make cart and pole brighter."""
+        for side in (-1, 1):
+            world.add_box((0.03, 0.2, 0.16), (side * self.x_limit, 0.0, -0.11), (0.85, 0.2, 0.15))
+        world.paint("cart", (0.16, 0.36, 0.62))
+        world.paint("pole", (0.9, 0.42, 0.16))
 
     def rates(self, state: Any, effort: Any) -> Any:
         """Return d(state)/dt by Lagrange's equations."""

@@ -1,0 +1,146 @@
+"""Frames for people, described first and drawn later.
+
+A frame depends on its description alone, so that other processes can draw it.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .renderer import VideoRenderer, visible_parameters
+
+if TYPE_CHECKING:
+    from .overlay import Overlay
+    from .task import State, Task
+
+Frame = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What an actuator is told.
+
+    Args:
+        name: of its joint.
+        value: the command, in ``unit``.
+        scale: that of an action of size 1.
+        unit: SI.
+    """
+
+    name: str
+    value: float
+    scale: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a frame shows.
+
+    Args:
+        task: with the parameters of the episode.
+        state: of the task.
+        observation: image that the agent observes, None if it observes none.
+    """
+
+    task: Task
+    state: State
+    observation: Frame | None = None
+
+
+class Painter:
+    """Draws pictures of a task, with a client for the sizes that its bodies have at the time.
+
+    Args:
+        gui: in a window.
+    """
+
+    def __init__(self, gui: bool = False) -> None:
+        self._gui = gui
+        self._renderer: VideoRenderer | None = None
+        self._sizes: tuple[float, ...] = ()
+
+    def renderer(self, task: Task) -> VideoRenderer:
+        """Return what draws a task.
+
+        Raises:
+            RuntimeError: the window cannot be had here.
+        """
+        sizes = visible_parameters(task)
+        if self._renderer is not None and self._sizes != sizes:
+            self.close()
+        if self._renderer is None:
+            self._renderer, self._sizes = VideoRenderer(task, self._gui), sizes
+        return self._renderer
+
+    def draw(self, picture: Picture) -> Frame:
+        """Return a frame, uint8 of shape (height, width, 3)."""
+        frame = self.renderer(picture.task).draw_frame(picture.state)
+        if picture.observation is None:
+            return frame
+        from .overlay import with_inset
+
+        return with_inset(frame, picture.observation)
+
+    def close(self) -> None:
+        """Free the client or window. Safe to call twice."""
+        if self._renderer is not None:
+            self._renderer.close()
+        self._renderer = None
+
+
+_painter = Painter()  # of a process that draws
+
+
+def _draw(picture: Picture, overlay: Overlay | None) -> Frame:
+    frame = _painter.draw(picture)
+    return frame if overlay is None else overlay.drawn_into(frame)
+
+
+def _ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that records ends them
+
+
+class DrawingProcesses:
+    """Processes that draw, whose frames come back in the order of their pictures.
+
+    Args:
+        workers: how many.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._executor = concurrent.futures.ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), _ignore_ctrl_c
+        )
+        self._most = 4 * workers  # frames that wait, of 1.5 MB
+        self._waiting: collections.deque[concurrent.futures.Future[Frame]] = collections.deque()
+
+    def add(self, picture: Picture, overlay: Overlay | None, times: int = 1) -> Iterator[Frame]:
+        """Have one more picture drawn, and return frames that are to be taken now.
+
+        Args:
+            picture: what to draw.
+            overlay: what to write into it.
+            times: how often the frame is to be returned.
+        """
+        self._waiting.extend([self._executor.submit(_draw, picture, overlay)] * times)
+        while len(self._waiting) > self._most:
+            yield self._waiting.popleft().result()
+
+    def rest(self) -> Iterator[Frame]:
+        """Return the frames that are left."""
+        while self._waiting:
+            yield self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """End the processes."""
+        self._executor.shutdown(wait=False, cancel_futures=True)

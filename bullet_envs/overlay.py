@@ -1,0 +1,155 @@
+"""What is written into the frames of a video: who acts where, for how long, what it commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from .frames import Command
+
+MARGIN = 18
+TITLE, TEXT = 26, 19  # heights of letters
+INK, FAINT, RED, ACCENT = (28, 33, 44), (92, 100, 114), (190, 32, 32), (20, 90, 170)
+GAUGE = 110  # pixels of a command of the actuator's scale
+INSET = 208  # largest side of an observation
+
+Frame = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """What is written into a frame.
+
+    Args:
+        title: id of the environment.
+        agent: who acts, empty if nobody is known.
+        clock: time or steps since the episode began.
+        episode_return: undiscounted sum of rewards.
+        commands: of all actuators.
+        notes: what is perturbed.
+        failure: which limit has been passed, and when; empty while none has.
+    """
+
+    title: str
+    agent: str = ""
+    clock: str = ""
+    episode_return: float = 0.0
+    commands: tuple[Command, ...] = ()
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+
+    def drawn_into(self, frame: Frame) -> Frame:
+        """Return a copy of a frame with the text in it."""
+        image = Image.fromarray(frame)
+        draw = ImageDraw.Draw(image)
+        draw.fontmode = "L"
+        wide = image.width - MARGIN
+        _text(draw, (MARGIN, MARGIN), self.title, INK, TITLE, "lt")
+        _text(draw, (MARGIN, MARGIN + 34), self.agent, FAINT, TEXT, "lt")
+        _text(draw, (wide, MARGIN), self.clock, INK, TITLE, "rt")
+        _text(draw, (wide, MARGIN + 34), f"return {self.episode_return:.1f}", FAINT, TEXT, "rt")
+        for line, note in enumerate(self.notes):
+            place = (MARGIN, MARGIN + 66 + line * (TEXT + 3))
+            _text(draw, place, note, FAINT, TEXT - 4, "lt")
+        for line, command in enumerate(reversed(self.commands)):
+            _gauge(draw, image.height - MARGIN - 16 - line * 42, command)
+        if self.failure:
+            draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=RED, width=5)
+            middle = (image.width // 2, image.height - 3 * MARGIN)
+            _text(draw, middle, self.failure, RED, TITLE, "mb")
+        return np.asarray(image)
+
+
+def overlay_of(
+    env: gym.Env[Any, Any],
+    agent: str,
+    elapsed: int,
+    episode_return: float,
+    action: Any,
+    parameters: Mapping[str, float],
+) -> Overlay:
+    """Return what there is to say of an environment.
+
+    Args:
+        env: with what it was made of, of this package or another.
+        agent: who acts.
+        elapsed: steps since the reset.
+        episode_return: sum of rewards since then.
+        action: the last one, None after a reset.
+        parameters: of the episode.
+    """
+    bare: Any = env.unwrapped
+    title = env.spec.id if env.spec else type(bare).__name__
+    fps = env.metadata.get("render_fps")
+    clock = f"{elapsed / fps:.2f} s" if fps else f"step {elapsed}"
+    task = getattr(bare, "task", None)
+    if task is None:
+        told = () if action is None else (f"action {np.round(action, 3)}",)
+        return Overlay(title, agent, clock, episode_return, (), told)
+    units = {one.name: one.unit for one in task.parameters}
+    notes = tuple(f"{name} {value:.3g} {units[name]}" for name, value in parameters.items())
+    notes += bare.perturbations.notes
+    state = list(bare.state().values())
+    failure = f"{task.failure(state)} at {clock}" if bool(task.terminated(state)) else ""
+    return Overlay(title, agent, clock, episode_return, bare.commands(), notes, failure)
+
+
+def _text(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    colour: tuple[int, int, int],
+    size: int,
+    anchor: str,
+) -> None:
+    draw.text(place, text, colour, ImageFont.load_default(size), anchor=anchor)
+
+
+def _gauge(draw: ImageDraw.ImageDraw, y: int, command: Command) -> None:
+    """Draw the arrow of a command, whose full length is the actuator's scale."""
+    middle = MARGIN + GAUGE
+    draw.line((middle - GAUGE, y, middle + GAUGE, y), FAINT, 1)
+    for end in (-GAUGE, 0, GAUGE):
+        draw.line((middle + end, y - 5, middle + end, y + 5), FAINT, 1)
+    share = max(-1.0, min(1.0, command.value / command.scale)) * GAUGE
+    if abs(share) >= 1:
+        head = min(10.0, abs(share)) * (1 if share > 0 else -1)
+        tip = middle + share
+        draw.line((middle, y, tip - head, y), ACCENT, 6)
+        draw.polygon([(tip, y), (tip - head, y - 8), (tip - head, y + 8)], ACCENT)
+    text = f"{command.name} {command.value:+.3g} {command.unit}"
+    scale = f"full length {command.scale:g} {command.unit}"
+    right = middle + GAUGE + 14
+    _text(draw, (right, y + 1), text, INK, TEXT, "lb")
+    _text(draw, (right, y + 4), scale, FAINT, TEXT - 6, "lt")
+
+
+def with_inset(frame: Frame, observation: Frame) -> Frame:
+    """Return a copy of a frame with the image that an agent observes in its corner, enlarged.
+
+    Args:
+        frame: of shape (height, width, 3).
+        observation: of shape (size, size, 3).
+    """
+    image = Image.fromarray(frame)
+    size = len(observation)
+    side = inset_side(size)
+    kind = Image.Resampling.NEAREST if side >= size else Image.Resampling.BOX
+    left, top = image.width - MARGIN - side, image.height - MARGIN - side
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((left - 3, top - 3, left + side + 2, top + side + 2), (255, 255, 255))
+    image.paste(Image.fromarray(observation).resize((side, side), kind), (left, top))
+    label = f"observation, {size} x {size} pixels"
+    _text(draw, (left + side, top - 8), label, FAINT, TEXT - 5, "rb")
+    return np.asarray(image)
+
+
+def inset_side(size: int) -> int:
+    """Return how many pixels of a frame an image of so many is wide: a multiple, if it fits."""
+    return size * (INSET // size) or INSET
