@@ -72,6 +72,7 @@ def overlay_of(
     elapsed: int,
     episode_return: float,
     action: Any,
+    terminated: bool,
     parameters: Mapping[str, float],
 ) -> Overlay:
     """Return what there is to say of an environment.
@@ -82,6 +83,7 @@ def overlay_of(
         elapsed: steps since the reset.
         episode_return: sum of rewards since then.
         action: the last one, None after a reset.
+        terminated: whether the episode has.
         parameters: of the episode.
     """
     bare: Any = env.unwrapped
@@ -91,12 +93,12 @@ def overlay_of(
     task = getattr(bare, "task", None)
     if task is None:
         told = () if action is None else (f"action {np.round(action, 3)}",)
-        return Overlay(title, agent, clock, episode_return, (), told)
+        failure = f"terminated at {clock}" if terminated else ""
+        return Overlay(title, agent, clock, episode_return, (), told, failure)
     units = {one.name: one.unit for one in task.parameters}
     notes = tuple(f"{name} {value:.3g} {units[name]}" for name, value in parameters.items())
     notes += bare.perturbations.notes
-    state = list(bare.state().values())
-    failure = f"{task.failure(state)} at {clock}" if bool(task.terminated(state)) else ""
+    failure = f"{task.failure(list(bare.state().values()))} at {clock}" if terminated else ""
     return Overlay(title, agent, clock, episode_return, bare.commands(), notes, failure)
 
 

@@ -277,9 +277,8 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         """Append the present frame, and hold it if the overlay marks the end of the episode."""
         overlay, times = None, 1
         if self.overlay:
-            overlay = overlay_of(
-                self.env, self.agent, self._elapsed, self._return, action, self._parameters
-            )
+            facts = (self._elapsed, self._return, action, terminated, self._parameters)
+            overlay = overlay_of(self.env, self.agent, *facts)
             if terminated:
                 held = round(self.frames_per_sec * HELD)
                 times += held

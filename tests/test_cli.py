@@ -470,7 +470,7 @@ def test_video_of_repeated_actions_has_every_frame(tmp_path, monkeypatch, capsys
     assert cli.main(f"record --env {ENV_ID} -i card.json --seed 3 -o videos".split()) == 0
     video = Path(capsys.readouterr().out.strip())
     facts = json.loads(video.with_suffix(".json").read_text())
-    assert (facts["frames"], facts["fps"]) == (facts["length"] + 1, 50.0)
+    assert (facts["frames"], facts["fps"]) == (facts["length"] + 1 + facts["held_frames"], 50.0)
     frames, told = decode(video)
     assert len(frames) == facts["frames"] and " 50 fps" in told
     actions = facts["actions"]
@@ -487,7 +487,7 @@ def test_video_of_a_pixel_agent_shows_what_it_sees(tmp_path, monkeypatch, capsys
     video = Path(capsys.readouterr().out.strip())
     facts = json.loads(video.with_suffix(".json").read_text())
     frames, _ = decode(video)
-    assert len(frames) == facts["frames"] == facts["length"] + 1 + facts["held_frames"]
+    assert len(frames) == facts["frames"] == facts["length"] + 1 + facts.get("held_frames", 0)
     assert frames[0].shape == (540, 960, 3)
     with gym.make(PIXEL_ID) as env:
         seen, _ = env.reset(seed=0)
@@ -742,7 +742,7 @@ def test_record_of_any_id(tmp_path, monkeypatch, capsys):
     assert video == Path("videos/CartPole-v1/random-start1-episode-0.mp4")
     facts = json.loads(video.with_suffix(".json").read_text())
     frames, _ = decode(video)
-    assert len(frames) == facts["frames"] == facts["length"] + 1
+    assert len(frames) == facts["frames"] == facts["length"] + 1 + facts.get("held_frames", 0)
 
 
 PACKAGE = """
