@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help venv demo test test-all lint check results benchmark-agents ablations atari observability presets robust custom-environment \
-	bench scaling videos format clean
+	bench scaling mutants videos format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -82,6 +82,10 @@ format: venv ## format and fix what can be fixed
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+mutants: venv ## change the code in one place at a time, and see whether the quick tests notice
+	@$(BIN)/python -m pip install -qq -c constraints.txt mutmut
+	$(BIN)/python -m benchmarks.mutants
+
 clean: ## remove .venv and all that was built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist mutants *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -14,7 +14,7 @@ The JSON has each survivor, with the reason that it may have. Reasons are writte
 
 import argparse
 import json
-import multiprocessing
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,13 +44,10 @@ def main() -> None:
     if options.survivors:
         names = [one.name for one in tried() if one.status not in NOTICED]
     if not options.documents and (names or not options.survivors):
-        run = ["run", "--max-children", str(options.processes), *names]
-        # mutmut keeps what it knows in globals, and ends its process.
-        worker = multiprocessing.get_context("fork").Process(target=_run, args=(run,))
-        worker.start()
-        worker.join()
-        if worker.exitcode:
-            sys.exit(worker.exitcode)
+        command = [sys.executable, "-m", "benchmarks.mutmut_without_strings", "run"]
+        command += ["--max-children", str(options.processes), *names]
+        if code := subprocess.run(command, check=False).returncode:
+            sys.exit(code)
     known = json.loads(options.json.read_text()) if options.json.exists() else {"survivors": []}
     found = summary(tried(), reasons(known))
     write_atomically(options.json, (json.dumps(found, indent=1) + "\n").encode())
@@ -73,16 +70,6 @@ class Mutant:
     status: str
     path: str
     diff: str = ""
-
-
-def _run(arguments: list[str]) -> None:
-    from mutmut.__main__ import cli
-    from mutmut.mutation import mutators
-
-    mutators.mutation_operators[:] = [
-        one for one in mutators.mutation_operators if one[1] is not mutators.operator_string
-    ]
-    cli(arguments)
 
 
 def tried() -> list[Mutant]:

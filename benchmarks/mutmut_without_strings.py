@@ -1,0 +1,13 @@
+"""mutmut's command without its changes of strings, for :mod:`benchmarks.mutants`.
+
+A process of its own that imports nothing of the package, of which mutmut makes a changed copy.
+"""
+
+from mutmut.__main__ import cli
+from mutmut.mutation import mutators
+
+if __name__ == "__main__":
+    mutators.mutation_operators[:] = [
+        one for one in mutators.mutation_operators if one[1] is not mutators.operator_string
+    ]
+    cli()
