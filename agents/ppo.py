@@ -149,7 +149,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gamma": 0.995,
         "gae_lambda": 0.95,
         "ent_coef": 0.01,
-        # Returns of some hundred: unscaled, the values' gradient is all that its clipped norm holds.
+        # Unscaled, returns of some hundred take all of the gradient's clipped norm for the values.
         "reward_scale": 0.05,
     },
     "Pendulum-v1": {
