@@ -26,6 +26,7 @@ LEARNED = (*ALGOS, "ppo-robust", "dqn-robust")
 AGENTS = (*LEARNED, "lqr", "lqg", "random")
 ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
 LONGEST = 1000  # characters of an error
+DRAWING_PROCESSES = 2
 CONSTANTS = {"true": True, "false": False, "none": None}
 # Settings that train has flags for.
 SETTINGS = (
@@ -545,7 +546,7 @@ def _record_episode(
         agent_hash=agent.weights_hash,
         overlay=overlay,
         agent=agent.algo,
-        drawing_processes=2,
+        drawing_processes=DRAWING_PROCESSES,
     )
     # Around the recorder, so that the video has every frame of an action that is repeated.
     env = agent.env.wrap(recorder)

@@ -4,6 +4,7 @@ The tests that every environment must pass run over the suite's ids and over tho
 """
 
 import copy
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -20,7 +21,15 @@ import bullet_envs
 # What runs without torch, which has no CPU wheels at hand for the newest Pythons, and of that what
 # runs with gymnasium 0.29.1, which has no such vector environments.
 SINGLE = ("test_env", "test_physics", "test_pixels", "test_determinism", "test_urdf", "test_mp4")
-CORE = (*SINGLE, "test_vector", "test_workers", "test_recorder", "test_doctor", "test_certificate")
+CORE = (
+    *SINGLE,
+    "test_vector",
+    "test_workers",
+    "test_recorder",
+    "test_frames",
+    "test_doctor",
+    "test_certificate",
+)
 collect_ignore = []
 try:
     import torch
@@ -111,6 +120,15 @@ def make(env_id, continuous):
     yield make_one
     for env in made:
         env.close()
+
+
+@pytest.fixture
+def small_frames(monkeypatch):
+    """Let frames take an eighth of their time, where it only matters whether they are equal."""
+    for registered in TASKS:
+        task = bullet_envs.registration.load_task(registered.task)
+        camera = dataclasses.replace(task.video_camera, width=240, height=136)
+        monkeypatch.setattr(task, "video_camera", camera)
 
 
 @pytest.fixture

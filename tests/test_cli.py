@@ -381,6 +381,7 @@ ALIKE = ("sb3-a2c", "sb3-dqn", "sb3-sac")  # share all but their names with sb3-
 def test_train_evaluate_record(tmp_path, monkeypatch, capsys, algo, env_id):
     """A small training is logged under SB3's names; its agent is evaluated and recorded."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "DRAWING_PROCESSES", 0)  # whose start takes seconds
     repeat = 2 if env_id == PIXEL_ID else 1
     length = 512 * repeat
     command = ["train", "--algo", algo, "--env", env_id, "-n", f"{length}"]

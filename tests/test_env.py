@@ -442,7 +442,7 @@ def test_frame_in_another_process(run_python):
     assert child.stdout.decode().split() == list(map(frame_digest, ALL_IDS))
 
 
-def test_drawing_never_changes_the_physics(make):
+def test_drawing_never_changes_the_physics(make, small_frames):
     """A frame at every step leaves all that is seen as it was, to the bit."""
     drawn, plain = make(render_mode="rgb_array"), make()
     seen = []

@@ -368,7 +368,7 @@ def test_no_time_limit(make_vec, limit):
 
 
 @pytest.mark.parametrize("env_id", ALL_IDS)
-def test_render(make_vec, env_id):
+def test_render(make_vec, small_frames, env_id):
     envs = make_vec(env_id, 3, render_mode="rgb_array")
     envs.reset(seed=4)
     frames = envs.render()
@@ -381,7 +381,7 @@ def test_render(make_vec, env_id):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("env_id", ["BulletCartPole-v0", "ShoverPixels-v0"])
-def test_lists_of_frames_equal_those_of_singles(make_vec, env_id, mode):
+def test_lists_of_frames_equal_those_of_singles(make_vec, small_frames, env_id, mode):
     """With rgb_array_list a vector environment collects what RenderCollection collects."""
     kwargs = {"render_mode": "rgb_array_list", "max_episode_steps": 6}
     vector = make_vec(env_id, 2, autoreset_mode=mode, **kwargs)

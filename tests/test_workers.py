@@ -116,7 +116,7 @@ def test_seeds_states_and_masks(make_vec):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_frames(make_vec, mode):
+def test_frames(make_vec, small_frames, mode):
     """The frames of ``render``, single ones and lists."""
     for render_mode in ("rgb_array", "rgb_array_list"):
         kwargs = {"render_mode": render_mode, "max_episode_steps": 3, "autoreset_mode": mode}
