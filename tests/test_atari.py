@@ -112,7 +112,7 @@ def test_the_same_commands_play_games(tmp_path, capsys):
 
 def test_the_benchmark_trains_what_is_missing(tmp_path, monkeypatch):
     """It writes row, curve, figure and table, and does not train again what has a row."""
-    monkeypatch.setattr(atari, "GAMES", {"CartPole-v1": 1024})
+    monkeypatch.setattr(atari, "GAMES", {"CartPole-v1": {"n_timesteps": 1024}})
     monkeypatch.setattr(atari, "EVALUATION_GAMES", 3)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- atari -->\n<!-- /atari -->\nafter\n")

@@ -33,8 +33,7 @@ def sync(env_id, num_envs, mode, **kwargs):
 
 LENGTHS = [
     *[(7, 300), (64, 80)],
-    *[pytest.param(num_envs, 5000, marks=sweep) for num_envs in (1, 7)],
-    pytest.param(64, 1000, marks=sweep),
+    *[pytest.param(*length, marks=sweep) for length in [(1, 5000), (7, 2000), (64, 500)]],
 ]
 
 
