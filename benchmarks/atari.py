@@ -20,8 +20,8 @@ from bullet_envs.agents.evaluation import EVALUATION_SEEDS, evaluate
 from .cells import curve_of, score, train_or_resume
 from .tables import add_rows, read_rows, with_section
 
-# Pong for its return, Breakout for the curve of half an hour of one core. With 1.2 million decisions,
-# whose learning rate falls to 0 too early, Pong ends at -16.
+# Pong for its return, Breakout for the curve of half an hour of one core. With 1.2 million of them,
+# in which the learning rate falls to 0 too early, Pong ends at -16.
 GAMES: dict[str, dict[str, Any]] = {
     "ALE/Pong-v5": {"n_timesteps": 2_000_000},
     "ALE/Breakout-v5": {"n_timesteps": 500_000, "eval_freq": 50_000},
