@@ -15,7 +15,8 @@ import contextlib
 import copy
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -23,10 +24,13 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from tqdm import tqdm
 
+from ..frames import DrawingProcesses, Picture
 from ..mp4 import Mp4Writer, make_folder, to_json
+from ..overlay import Overlay, overlay_of
+from ..recorder import HELD
 from ..versions import versions
 from .agent import Agent
 from .environment import bare_id
@@ -38,14 +42,13 @@ MAX_AGENTS = 4
 INTERFACE = ("continuous", "size", "camera", "supersampling", "renderer")
 
 # Of the video, in pixels.
-MAX_WIDTH = 1280
-MIN_PANEL_WIDTH = 320  # for the text
-STRIP_HEIGHT = 68  # above each panel's frame, for the text
+PANEL_WIDTH = 640
 GAP = 4  # between panels
-MARGIN = 12
-NAME_SIZE, TEXT_SIZE = 30, 24
-STRIP, STRIP_OF_LOST = (228, 232, 240), (250, 220, 222)
-DARK, RED = (24, 26, 32), (168, 0, 28)
+DARK = (24, 26, 32)
+
+MOST_WAITING = 4  # frames of the video that are still drawn
+
+Frame = npt.NDArray[np.uint8]
 
 
 def by_name(agents: Sequence[Agent]) -> dict[str, Agent]:
@@ -127,7 +130,8 @@ class Moment:
     """An episode so far.
 
     Args:
-        frame: of the environment now.
+        picture: of the environment now, or the frame of one that is not of this package.
+        overlay: what to write into it.
         length: environment steps.
         episode_return: undiscounted sum of rewards.
         terminated: whether the task has ended the episode.
@@ -135,7 +139,8 @@ class Moment:
         info: of the last reset or step.
     """
 
-    frame: npt.NDArray[np.uint8]
+    picture: Picture | Frame
+    overlay: Overlay
     length: int
     episode_return: float
     terminated: bool
@@ -151,35 +156,43 @@ class Moment:
 class _Watched(gym.Wrapper[Any, Any, Any, Any]):
     """Keeps every moment of an environment until it is taken from ``moments``."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], agent: str) -> None:
         super().__init__(env)
+        self._agent = agent
         self.moments: deque[Moment] = deque()
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)
         self._length, self._return = 0, 0.0
+        self._parameters = info.get("parameters", {})
         self.moments.clear()
-        self._keep(False, False, info)
+        self._keep(None, False, False, info)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._length += 1
         self._return += float(reward)
-        self._keep(bool(terminated), bool(truncated), info)
+        self._keep(action, bool(terminated), bool(truncated), info)
         return observation, reward, terminated, truncated, info
 
-    def _keep(self, terminated: bool, truncated: bool, info: dict[str, Any]) -> None:
-        frame: Any = self.env.render()
-        self.moments.append(Moment(frame, self._length, self._return, terminated, truncated, info))
+    def _keep(self, action: Any, terminated: bool, truncated: bool, info: dict[str, Any]) -> None:
+        bare: Any = self.unwrapped
+        facts = self._length, self._return
+        overlay = overlay_of(self.env, self._agent, *facts, action, terminated, self._parameters)
+        # In a comparison the name of the agent tells panels apart.
+        overlay = replace(overlay, title=overlay.agent, agent=overlay.title)
+        picture: Any = bare.picture() if hasattr(bare, "picture") else self.env.render()
+        self.moments.append(Moment(picture, overlay, *facts, terminated, truncated, info))
 
 
 def play(
-    agent: Agent, env: gym.Env[Any, Any], seed: int, deterministic: bool = True
+    name: str, agent: Agent, env: gym.Env[Any, Any], seed: int, deterministic: bool = True
 ) -> Iterator[Moment]:
     """Play an episode and return every moment of it, also those within a repeated action.
 
     Args:
+        name: of the agent, for the overlay.
         agent: whose actions to take; a copy of its policy plays, so that those that it takes later
             do not depend on this episode.
         env: the agent's, without its wrappers, with ``render_mode="rgb_array"``.
@@ -188,7 +201,7 @@ def play(
     """
     policy = copy.deepcopy(agent.policy)
     # Around what is watched: time is counted in steps of the environment, not in actions.
-    watched = _Watched(env)
+    watched = _Watched(env, name)
     wrapped = agent.env.wrap(watched)
     observation, info = wrapped.reset(seed=seed)
     policy.begin(info, 1)
@@ -203,17 +216,24 @@ def play(
 
 
 def record(
-    agents: Mapping[str, Agent], seed: int, folder: Path, deterministic: bool = True
+    agents: Mapping[str, Agent],
+    seed: int,
+    folder: Path,
+    deterministic: bool = True,
+    overlay: bool = True,
+    drawing_processes: int = 0,
 ) -> Path:
     """Write a video of the same episode, played by each agent, and a JSON of what it shows.
 
-    An agent whose episode has ended stays at its last frame until all have.
+    An agent whose episode has ended stays at its last frame until all have, and half a second more.
 
     Args:
         agents: by name, see :func:`by_name`.
         seed: of the episode.
         folder: made if missing; the video is ``<id>/<names>-start<seed>.mp4`` in it.
         deterministic: take the most likely actions.
+        overlay: write into each panel who acts, time, return, commands and perturbations.
+        drawing_processes: draw in so many other processes; 0 draws here.
 
     Returns:
         The path of the video.
@@ -234,30 +254,56 @@ def record(
         make_folder(folder)
         writer = Mp4Writer(path, fps)
         stack.callback(writer.abort)  # without effect on one that is closed
+        drawing = stack.enter_context(contextlib.closing(DrawingProcesses(drawing_processes)))
         bar = stack.enter_context(tqdm(desc="recording", unit="step", total=limit, mininterval=0.5))
         episodes = {
-            name: play(agent, env, seed, deterministic)
+            name: play(name, agent, env, seed, deterministic)
             for (name, agent), env in zip(agents.items(), envs, strict=True)
         }
         moments = {name: next(episode) for name, episode in episodes.items()}
         parameters = next(iter(moments.values())).info.get("parameters")
-        writer.append(draw(moments, fps))
+        panels = {name: _panel(moment, drawing, overlay) for name, moment in moments.items()}
+        sheets = deque([list(panels.values())])  # whose panels are still drawn
         while not all(moment.has_ended for moment in moments.values()):
-            moments = {name: next(episodes[name], last) for name, last in moments.items()}
-            writer.append(draw(moments, fps))
+            for name, episode in episodes.items():
+                if not moments[name].has_ended:
+                    moments[name] = next(episode)
+                    panels[name] = _panel(moments[name], drawing, overlay)
+            sheets.append(list(panels.values()))
             bar.update()
+            if len(sheets) > MOST_WAITING:
+                writer.append(sheet([panel.result() for panel in sheets.popleft()]))
+        for waiting in sheets:
+            writer.append(last := sheet([panel.result() for panel in waiting]))
+        held = round(HELD * fps) if overlay else 0
+        for _ in range(held):
+            writer.append(last)
         writer.card = {
             "env_id": bare_id(first.env_id),
             "kwargs": _task(first),
             "max_episode_steps": limit,
             "seed": seed,
             "parameters": to_json(parameters),
+            "held_frames": held,
             "agents": [_facts(name, agents[name], last) for name, last in moments.items()],
             "versions": versions(("bullet_envs", "gymnasium", "pybullet", "numpy")),
             "date": datetime.now(timezone.utc).date().isoformat(),
         }
         writer.close()
     return path
+
+
+def _panel(moment: Moment, drawing: DrawingProcesses, overlay: bool) -> Future[Frame]:
+    """Have the panel of a moment drawn."""
+    written = moment.overlay if overlay else None
+    if isinstance(moment.picture, Picture):
+        return drawing.submit(replace(moment.picture, width=PANEL_WIDTH), written)
+    height, width, _ = moment.picture.shape
+    size = PANEL_WIDTH, 2 * round(height * PANEL_WIDTH / width / 2)  # even, for MP4
+    frame = np.asarray(Image.fromarray(moment.picture).resize(size))
+    panel: Future[Frame] = Future()
+    panel.set_result(frame if written is None else written.drawn_into(frame))
+    return panel
 
 
 def _facts(name: str, agent: Agent, last: Moment) -> dict[str, Any]:
@@ -277,47 +323,12 @@ def _facts(name: str, agent: Agent, last: Moment) -> dict[str, Any]:
     }
 
 
-def draw(moments: Mapping[str, Moment], fps: float) -> npt.NDArray[np.uint8]:
-    """Return a frame with a panel per agent: up to 3 in a row, 4 in two rows.
-
-    Args:
-        moments: by the names of the agents.
-        fps: environment steps per second.
-    """
-    columns = 2 if len(moments) == MAX_AGENTS else len(moments)
-    rows = -(-len(moments) // columns)
-    height, width, _ = next(iter(moments.values())).frame.shape
-    widest = (MAX_WIDTH - GAP * (columns - 1)) // columns
-    panel_width = _even(min(max(width, MIN_PANEL_WIDTH), widest))
-    frame_size = panel_width, _even(height * panel_width / width)
-    across, down = panel_width + GAP, STRIP_HEIGHT + frame_size[1] + GAP
-    sheet = Image.new("RGB", (columns * across - GAP, rows * down - GAP), DARK)
-    for index, (name, moment) in enumerate(moments.items()):
-        row, column = divmod(index, columns)
-        corner = column * across, row * down
-        sheet.paste(_strip(name, moment, panel_width, fps), corner)
-        frame = Image.fromarray(moment.frame).resize(frame_size)
-        sheet.paste(frame, (corner[0], corner[1] + STRIP_HEIGHT))
-    return np.asarray(sheet)
-
-
-def _strip(name: str, moment: Moment, width: int, fps: float) -> Image.Image:
-    """Return the text above a frame: the name, and below it the time and the return."""
-    colour = STRIP_OF_LOST if moment.terminated else STRIP
-    strip = Image.new("RGB", (width, STRIP_HEIGHT), colour)
-    draw = ImageDraw.Draw(strip)
-    draw.text((MARGIN, 2), name, DARK, ImageFont.load_default(NAME_SIZE))
-    font = ImageFont.load_default(TEXT_SIZE)
-    time = f"{moment.length / fps:.1f} s"
-    below = MARGIN, STRIP_HEIGHT - TEXT_SIZE - 8
-    if moment.terminated:
-        draw.text(below, f"lost at {time}", RED, font)
-    else:
-        draw.text(below, time, DARK, font)
-    draw.text((width // 2, below[1]), f"return {moment.episode_return:.1f}", DARK, font)
-    return strip
-
-
-def _even(side: float) -> int:
-    """Return a length that MP4 can halve."""
-    return round(side / 2) * 2
+def sheet(panels: Sequence[Frame]) -> Frame:
+    """Return a frame with panels of one size, two in a row."""
+    height, width, _ = panels[0].shape
+    rows = -(-len(panels) // 2)
+    image = np.full((rows * (height + GAP) - GAP, 2 * width + GAP, 3), DARK, np.uint8)
+    for index, panel in enumerate(panels):
+        top, left = index // 2 * (height + GAP), index % 2 * (width + GAP)
+        image[top : top + height, left : left + width] = panel
+    return image

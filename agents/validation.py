@@ -518,7 +518,14 @@ def record_failure(subject: Subject, failure: Mapping[str, Any], folder: Path, n
     """
     agent = searched(subject)[1] if failure["options"] else subject.load()
     bare = agent.env.make_bare(render_mode="rgb_array")
-    recorder = Recorder(bare, str(folder), name_prefix=name, agent_hash=agent.weights_hash)
+    recorder = Recorder(
+        bare,
+        str(folder),
+        name_prefix=name,
+        agent_hash=agent.weights_hash,
+        overlay=True,
+        agent=agent.algo,
+    )
     watched = _Traced(recorder)
     env = agent.env.wrap(watched)
     with env:

@@ -172,6 +172,8 @@ def _add_agent_commands(commands: Any) -> None:
     _add_agent(command)
     command.add_argument("--eval-episodes", type=int, default=100)
     _add_workers(command, "processes that share the episodes, or auto (1)")
+    command.add_argument("--record", action="store_true", help="a video of the worst episode")
+    _add_video(command)
     command.set_defaults(command=_evaluate)
 
     command = commands.add_parser(
@@ -200,18 +202,15 @@ def _add_agent_commands(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the recorded episode (0)")
     command.add_argument("--eval-episodes", type=int, default=100, help="in the table (100)")
     _add_workers(command, "processes that share the episodes, or auto (1)")
-    command.add_argument("-o", "--output-folder", type=Path, default=Path("videos"))
+    _add_video(command)
     command.add_argument("--no-video", action="store_true", help="print the table only")
     command.set_defaults(command=_compare)
 
     command = commands.add_parser("record", help="record a video of an agent")
     _add_agent(command)
     command.add_argument("--seed", type=int, default=0, help="of the initial state")
-    command.add_argument("-o", "--output-folder", type=Path, default=Path("videos"))
+    _add_video(command)
     command.add_argument("--gif", action="store_true", help="also a small GIF of the first 5 s")
-    command.add_argument(
-        "--no-overlay", dest="overlay", action="store_false", help="write nothing into the frames"
-    )
     command.set_defaults(command=_record)
 
     command = commands.add_parser(
@@ -326,6 +325,15 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
         "-i", "--trained-agent", type=Path, help="an agent of your own: best.json or its folder"
     )
     parser.add_argument("--stochastic", action="store_true", help="draw actions from the policy")
+
+
+def _add_video(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output-folder", type=Path, default=Path("videos"), help="of the video (videos)"
+    )
+    parser.add_argument(
+        "--no-overlay", dest="overlay", action="store_false", help="write nothing into the frames"
+    )
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -471,6 +479,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     workers = 1 if options.workers is None else options.workers
     evaluation = evaluate(agent, seeds, not options.stochastic, workers)
     _print_table({agent.algo: evaluation}, options.env)
+    if options.record:
+        worst = int(evaluation.returns.argmin())
+        print(f"\nThe worst episode, seed {seeds[worst]}, return {evaluation.returns[worst]:g}:")
+        folder, deterministic = options.output_folder, not options.stochastic
+        print(_record_episode(agent, seeds[worst], folder, deterministic, options.overlay))
     return 0
 
 
@@ -502,7 +515,14 @@ def _compare(options: argparse.Namespace) -> int:
     next(iter(agents.values())).make_vec(1, workers=workers).close()
     if not options.no_video:
         deterministic = not options.stochastic
-        path = comparison.record(agents, options.seed, options.output_folder, deterministic)
+        path = comparison.record(
+            agents,
+            options.seed,
+            options.output_folder,
+            deterministic,
+            options.overlay,
+            DRAWING_PROCESSES,
+        )
     seeds = EVALUATION_SEEDS[: options.eval_episodes]
     evaluations = comparison.evaluate_all(agents, seeds, not options.stochastic, workers)
     print(f"\n{options.env}, return of {len(seeds)} episodes from unseen initial states")

@@ -317,7 +317,7 @@ class BulletEnv(gym.Env[Observation, Any]):
         picture = self.picture()
         if not self._is_watched:
             return self._painter.draw(picture)
-        self._painter.renderer(picture.task).set_state(picture.state)
+        self._painter.renderer(picture).set_state(picture.state)
         # The window shows the motion at its true speed.
         now = time.monotonic()
         time.sleep(max(0.0, self._next_frame_time - now))

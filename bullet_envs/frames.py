@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import dataclasses
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from .renderer import VideoRenderer, visible_parameters
 
 if TYPE_CHECKING:
+    from .camera import Camera
     from .overlay import Overlay
     from .task import State, Task
 
@@ -50,15 +52,26 @@ class Picture:
         task: with the parameters of the episode.
         state: of the task.
         observation: image that the agent observes, None if it observes none.
+        width: of the frame in pixels, None for that of the task's camera.
     """
 
     task: Task
     state: State
     observation: Frame | None = None
+    width: int | None = None
+
+    @property
+    def camera(self) -> Camera:
+        """The task's camera for people, with as many pixels as the frame has."""
+        camera = self.task.video_camera
+        if self.width is None:
+            return camera
+        height = 2 * round(camera.height * self.width / camera.width / 2)  # even, for MP4
+        return dataclasses.replace(camera, width=self.width, height=height)
 
 
 class Painter:
-    """Draws pictures of a task, with a client for the sizes that its bodies have at the time.
+    """Draws pictures of a task, with a client for the sizes that bodies and frame have at the time.
 
     Args:
         gui: in a window.
@@ -67,24 +80,25 @@ class Painter:
     def __init__(self, gui: bool = False) -> None:
         self._gui = gui
         self._renderer: VideoRenderer | None = None
-        self._sizes: tuple[float, ...] = ()
+        self._sizes: tuple[float | None, ...] = ()
 
-    def renderer(self, task: Task) -> VideoRenderer:
-        """Return what draws a task.
+    def renderer(self, picture: Picture) -> VideoRenderer:
+        """Return what draws a picture.
 
         Raises:
             RuntimeError: the window cannot be had here.
         """
-        sizes = visible_parameters(task)
+        sizes = (*visible_parameters(picture.task), picture.width)
         if self._renderer is not None and self._sizes != sizes:
             self.close()
         if self._renderer is None:
-            self._renderer, self._sizes = VideoRenderer(task, self._gui), sizes
+            self._renderer = VideoRenderer(picture.task, picture.camera, self._gui)
+            self._sizes = sizes
         return self._renderer
 
     def draw(self, picture: Picture) -> Frame:
         """Return a frame, uint8 of shape (height, width, 3)."""
-        frame = self.renderer(picture.task).draw_frame(picture.state)
+        frame = self.renderer(picture).draw_frame(picture.state)
         if picture.observation is None:
             return frame
         from .overlay import with_inset
@@ -98,7 +112,7 @@ class Painter:
         self._renderer = None
 
 
-_painter = Painter()  # of a process that draws
+_painter = Painter()  # of pictures that are drawn one after the other in this process
 
 
 def _draw(picture: Picture, overlay: Overlay | None) -> Frame:
@@ -110,19 +124,36 @@ def _ignore_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that records ends them
 
 
+class _Here(concurrent.futures.Executor):
+    """Calls in this process, at once."""
+
+    def submit(
+        self, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
 class DrawingProcesses:
     """Processes that draw, whose frames come back in the order of their pictures.
 
     Args:
-        workers: how many.
+        workers: how many; with 0 frames are drawn here.
     """
 
     def __init__(self, workers: int) -> None:
-        self._executor = concurrent.futures.ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _ignore_ctrl_c
-        )
+        self._executor: concurrent.futures.Executor = _Here()
+        if workers:
+            self._executor = concurrent.futures.ProcessPoolExecutor(
+                workers, multiprocessing.get_context("spawn"), _ignore_ctrl_c
+            )
         self._most = 4 * workers  # frames that wait, of 1.5 MB
         self._waiting: collections.deque[concurrent.futures.Future[Frame]] = collections.deque()
+
+    def submit(self, picture: Picture, overlay: Overlay | None) -> concurrent.futures.Future[Frame]:
+        """Have a picture drawn."""
+        return self._executor.submit(_draw, picture, overlay)
 
     def add(self, picture: Picture, overlay: Overlay | None, times: int = 1) -> Iterator[Frame]:
         """Have one more picture drawn, and return frames that are to be taken now.
@@ -132,7 +163,7 @@ class DrawingProcesses:
             overlay: what to write into it.
             times: how often the frame is to be returned.
         """
-        self._waiting.extend([self._executor.submit(_draw, picture, overlay)] * times)
+        self._waiting.extend([self.submit(picture, overlay)] * times)
         while len(self._waiting) > self._most:
             yield self._waiting.popleft().result()
 
@@ -142,5 +173,6 @@ class DrawingProcesses:
             yield self._waiting.popleft().result()
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, and free the client if frames were drawn here."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+        _painter.close()

@@ -54,8 +54,10 @@ class Overlay:
         _text(draw, (MARGIN, MARGIN + 34), self.agent, FAINT, TEXT, "lt")
         _text(draw, (wide, MARGIN), self.clock, INK, TITLE, "rt")
         _text(draw, (wide, MARGIN + 34), f"return {self.episode_return:.1f}", FAINT, TEXT, "rt")
-        for line, note in enumerate(self.notes):
+        together = 1 if len(self.notes) <= 4 else 2  # so that many do not cover the robot
+        for line, first in enumerate(range(0, len(self.notes), together)):
             place = (MARGIN, MARGIN + 66 + line * (TEXT + 3))
+            note = ", ".join(self.notes[first : first + together])
             _text(draw, place, note, FAINT, TEXT - 4, "lt")
         for line, command in enumerate(reversed(self.commands)):
             _gauge(draw, image.height - MARGIN - 16 - line * 42, command)

@@ -66,16 +66,17 @@ class VideoRenderer(Renderer):
     """The same for people: the robot on a floor, with marks that agents do not see.
 
     Args:
-        task: what to draw, seen by its ``video_camera``.
+        task: what to draw.
+        camera: that sees it.
         gui: show it in a window.
 
     Raises:
         RuntimeError: the window cannot be had here.
     """
 
-    def __init__(self, task: Task, gui: bool = False) -> None:
+    def __init__(self, task: Task, camera: Camera, gui: bool = False) -> None:
         super().__init__(task, gui=gui)
-        self._camera, self._floor = task.video_camera, task.floor_height
+        self._camera, self._floor = camera, task.floor_height
         task.decorate(self._simulation.world)
         if gui:
             self._simulation.world.look(self._camera.eye, self._camera.target)

@@ -746,6 +746,20 @@ def test_record_of_any_id(tmp_path, monkeypatch, capsys):
     assert len(frames) == facts["frames"] == facts["length"] + 1 + facts.get("held_frames", 0)
 
 
+def test_evaluate_records_its_worst_episode(tmp_path, monkeypatch, capsys):
+    """From the initial state that it names, with the return that its table has."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "DRAWING_PROCESSES", 0)
+    command = f"evaluate --env {ENV_ID} --algo lqr --eval-episodes 3 --record"
+    assert cli.main([*command.split(), "--env-kwargs", "perturbations:hard"]) == 0
+    out = capsys.readouterr().out
+    row, video = out.splitlines()[3].split(), Path(out.splitlines()[-1])
+    facts = json.loads(video.with_suffix(".json").read_text())
+    assert f"seed {facts['seed']}, return {facts['return']:g}:" in out
+    assert f"{facts['return']:.1f}" == row[3]
+    assert facts["held_frames"] == 25
+
+
 PACKAGE = """
 import gymnasium as gym
 import numpy as np

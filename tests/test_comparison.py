@@ -13,7 +13,7 @@ from video_tools import decode, videos
 
 from bullet_envs import cli
 from bullet_envs.agents import comparison, load_agent
-from bullet_envs.agents.comparison import Moment, by_name, draw, evaluate_all, play, record, table
+from bullet_envs.agents.comparison import by_name, evaluate_all, play, record, sheet, table
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, Evaluation, evaluate
 from bullet_envs.agents.wrappers import ActionRepeat
 
@@ -34,12 +34,7 @@ def short(monkeypatch):
 
 def moments_of(agent, seed=0):
     with agent.env.make_bare(render_mode="rgb_array") as env:
-        return list(play(agent, env, seed))
-
-
-def moment(length=0, total=0.0, terminated=False, size=(36, 48)):
-    frame = np.full((*size, 3), 255, np.uint8)
-    return Moment(frame, length, total, terminated, False, {})
+        return list(play(agent.algo, agent, env, seed))
 
 
 @pytest.mark.parametrize("env_id", PERTURBED)
@@ -72,10 +67,10 @@ def test_episodes_begin_alike(short):
     first, *rest = [moments_of(agent, seed=3)[0] for agent in (*others, repeating)]
     assert 0.05 < first.info["parameters"]["pole_mass"] < 0.2
     for other in rest:
-        assert np.array_equal(first.frame, other.frame)
+        assert first.picture.state == other.picture.state
         assert first.info == other.info
         assert (other.length, other.episode_return) == (0, 0.0)
-    assert not np.array_equal(first.frame, moments_of(others[0], seed=4)[0].frame)
+    assert first.picture.state != moments_of(others[0], seed=4)[0].picture.state
 
 
 @pytest.mark.parametrize("algo", ["dqn", "lqg"])
@@ -172,9 +167,9 @@ def test_video_of_two_controllers(short, tmp_path, monkeypatch, capsys):
     assert videos(path.parent) == [path.stem]
     facts = json.loads(path.with_suffix(".json").read_text())
     frames, told = decode(path)
-    width = (comparison.MAX_WIDTH - comparison.GAP) // 2
-    height = round(width * 540 / 960 / 2) * 2 + comparison.STRIP_HEIGHT
-    assert frames.shape == (31, height, 2 * width + comparison.GAP, 3)
+    width = comparison.PANEL_WIDTH
+    assert frames.shape == (31 + 25, 360, 2 * width + comparison.GAP, 3)
+    assert facts["held_frames"] == 25
     assert facts["fps"] == 50 and " 50 fps" in told
     assert (facts["frames"], facts["height"], facts["width"]) == frames.shape[:3]
 
@@ -190,43 +185,47 @@ def test_video_of_two_controllers(short, tmp_path, monkeypatch, capsys):
     # Lossy: about equal. The left panel stays, the right one moves.
     left, right = frames[:, :, :width].astype(int), frames[:, :, -width:].astype(int)
     end = lost["length"]
-    assert np.abs(left[0] - right[0])[comparison.STRIP_HEIGHT :].mean() < 1.2
-    assert np.abs(left[end] - left[-1]).mean() < 0.1
+    assert np.abs(left[0] - right[0])[100:].mean() < 1.2  # below the text
+    assert np.abs(left[end] - left[-1]).mean() < 0.2 > np.abs(right[30] - right[-1]).mean()
     assert np.abs(left[end - 1] - left[-1]).mean() > 0.3 < np.abs(right[end] - right[-1]).mean()
+    rims = frames[-1, [1, 1, -2, -2], [width // 2, -width // 2] * 2].astype(int)
+    assert [bool(red > green + 80) for red, green, _ in rims] == [True, False] * 2
 
 
-@pytest.mark.parametrize(
-    "count, size, expected",
-    [
-        (2, (360, 480), (964, 428)),
-        (3, (360, 480), (1280, 318 + 68)),
-        (4, (360, 480), (964, 2 * 428 + 4)),
-        (2, (360, 848), (1280, 270 + 68)),
-        (3, (210, 160), (3 * 320 + 8, 420 + 68)),  # Atari, enlarged for the text
-    ],
-)
-def test_layout(count, size, expected):
-    """Up to three in a row, four in two rows, at most 1280 wide, with even sides."""
-    frame = draw({str(index): moment(size=size) for index in range(count)}, fps=50)
+def test_panels_say_who_acts(short, tmp_path, monkeypatch):
+    """The agent's name first, then the id; nothing is written into them without overlay."""
+    drawn = []
+    monkeypatch.setattr(comparison, "sheet", lambda panels: drawn.append(panels) or sheet(panels))
+    agents = by_name([load_agent(ENV_ID, name) for name in ("lqr", "random")])
+    path = record(agents, 7, tmp_path, overlay=False)
+    plain, drawn[:] = drawn[:], []
+    record(agents, 7, tmp_path)
+    changed = [np.any(old != new, axis=-1) for old, new in zip(plain[0], drawn[0], strict=True)]
+    assert all(one[18:50, 18:60].any() and not one[70:150].any() for one in changed)
+    lqr, random = (
+        moments_of(agents["lqr"], 7)[0].overlay,
+        moments_of(agents["random"], 7)[0].overlay,
+    )
+    assert (lqr.title, lqr.agent, random.title) == ("lqr", ENV_ID, "random")
+    assert json.loads(path.with_suffix(".json").read_text())["held_frames"] == 25
+
+
+@pytest.mark.parametrize("count, expected", [(2, (1284, 360)), (3, (1284, 724)), (4, (1284, 724))])
+def test_layout(count, expected):
+    """Two in a row, with even sides."""
+    panels = [np.full((360, 640, 3), 10 * index, np.uint8) for index in range(count)]
+    frame = sheet(panels)
     assert (frame.shape[1], frame.shape[0]) == expected
-    assert not any(side % 2 for side in expected) and expected[0] <= 1280
+    for index, (top, left) in enumerate([(0, 0), (0, 644), (364, 0), (364, 644)][:count]):
+        assert (frame[top : top + 360, left : left + 640] == 10 * index).all()
 
 
-def test_text_of_a_panel():
-    """It changes with name, time and return; only the end of a lost episode is written in red."""
-
-    def strip(name="lqr", **of):
-        frame = draw({name: moment(**of), "random": moment()}, fps=50)
-        return frame[: comparison.STRIP_HEIGHT, : comparison.MIN_PANEL_WIDTH]
-
-    def has_red(strip):
-        return (strip == comparison.RED).all(axis=-1).any()
-
-    running = strip(length=170, total=170.0)
-    assert (running == comparison.DARK).all(axis=-1).any() and not has_red(running)
-    for of in ({"name": "dqn"}, {"length": 171 * 2}, {"total": 171.0}):
-        assert not np.array_equal(running, strip(**{"length": 170, "total": 170.0, **of}))
-    assert has_red(strip(length=170, total=170.0, terminated=True))
+def test_frames_of_other_packages(tmp_path):
+    """Those of Gymnasium are enlarged, so that the text can be read."""
+    agents = by_name([load_agent("CartPole-v1", "random") for _ in range(2)])
+    path = record(agents, 0, tmp_path)
+    frames, _ = decode(path)
+    assert frames.shape[1:] == (426, 1284, 3)
 
 
 def test_ctrl_c_leaves_no_file(tmp_path, monkeypatch):
@@ -236,12 +235,12 @@ def test_ctrl_c_leaves_no_file(tmp_path, monkeypatch):
     before = path.read_bytes()
     frames = iter(range(5))
 
-    def interrupted(moments, fps):
+    def interrupted(panels):
         if next(frames) == 4:
             raise KeyboardInterrupt
-        return draw(moments, fps)
+        return sheet(panels)
 
-    monkeypatch.setattr(comparison, "draw", interrupted)
+    monkeypatch.setattr(comparison, "sheet", interrupted)
     with pytest.raises(KeyboardInterrupt):
         record(agents, 0, tmp_path)
     assert videos(path.parent) == ["random-vs-random-2-start0"]

@@ -61,7 +61,7 @@ def test_a_part_of_an_image_is_that_part(env_id):
     with gym.make(env_id) as env:
         env.reset(seed=0)
         task, state = env.unwrapped.task, list(env.unwrapped.state().values())
-    renderer = VideoRenderer(task)
+    renderer = VideoRenderer(task, task.video_camera)
     renderer.set_state(state)
     camera = task.video_camera
     draw = renderer._simulation.world.draw_bodies
@@ -95,7 +95,7 @@ def test_marks_are_for_people():
     for decorate in (CartPole.decorate, lambda *of: None):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(CartPole, "decorate", decorate)
-            renderer = VideoRenderer(task)
+            renderer = VideoRenderer(task, task.video_camera)
             frames.append(renderer.draw_frame(task.rest()).astype(int))
             renderer.close()
             with gym.make(PIXEL_IDS[0]) as env:
