@@ -169,7 +169,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 6e-4,
         "reward_scale": 0.1,
         "exploration_fraction": 0.2,
-        "exploration_final": 0.05,
+        "exploration_final": 0.1,
         "hidden": (256, 256),
     },
     "ALE/": {

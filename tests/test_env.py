@@ -403,7 +403,7 @@ def test_frame(make, env_id):
     assert (before != after).any(axis=2).sum() > 50
 
 
-def test_frame_depends_on_the_state_only(make):
+def test_frame_depends_on_the_state_only(make, small_frames):
     """After other episodes and frames, in mid-contact, a state looks as it does at first."""
     env, new = make(render_mode="rgb_array"), make(render_mode="rgb_array")
     env.reset(seed=0)

@@ -502,7 +502,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    "method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.sweep)]
+    "method",
+    ["fork", *(pytest.param(one, marks=pytest.mark.sweep) for one in ("spawn", "forkserver"))],
 )
 def test_egl_in_workers(run_python, method):
     """Workers draw with EGL too, but a forked one refuses and names the ways that work."""

@@ -139,6 +139,7 @@ def test_perturbations_are_added_to_those_of_the_environment():
     assert robustness.merged(None, added, task, False) == added
 
 
+@pytest.mark.sweep
 def test_the_search_finds_what_random_sampling_misses():
     """Of the bundled A2C, which loses one robot in a hundred of those of the ranges."""
     ranges, agent = validation.searched(validation.Subject("BulletCartPole-v0", "a2c"))

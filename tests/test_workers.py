@@ -79,7 +79,9 @@ def test_equals_one_process(make_vec, env_id, mode, num_envs, workers):
     assert [g.random() for g in several.np_random] == [g.random() for g in one.np_random]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", [MODES[0], *(pytest.param(mode, marks=pytest.mark.sweep) for mode in MODES[1:])]
+)
 def test_equals_singles(make_vec, mode):
     """As a ``SyncVectorEnv``, with worlds of several plates in each process."""
     kwargs = {"max_episode_steps": 30, "continuous": True}
@@ -360,7 +362,7 @@ WAYS = ("close", "collect", "end", "exit", "error", "ctrl-c", "kill")
         *(
             pytest.param(how, start_method, times, marks=pytest.mark.sweep)
             for how in WAYS
-            for start_method, times in (("fork", 10), ("forkserver", 2), ("spawn", 2))
+            for start_method, times in (("fork", 10), ("forkserver", 1), ("spawn", 1))
         ),
     ],
 )
