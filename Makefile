@@ -40,7 +40,7 @@ results: venv ## train every agent with every seed and rewrite the README's tabl
 	$(BIN)/python -m benchmarks.results
 
 benchmark-agents: venv ## train the agents by hand beside published figures, where the CSV has no row
-	@$(BIN)/python -m pip install -qq -c constraints.txt box2d pygame
+	@$(BIN)/python -m pip install -qq -c constraints.txt box2d
 	$(BIN)/python -m benchmarks.agents
 	$(BIN)/python -m benchmarks.agents --wall-clock
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from .perturbed_episode import PerturbedEpisode
 from .scene import UNITS
 from .simulation import Simulation
 from .task import State, Task
+from .window import Window
 
 
 class BulletEnv(gym.Env[Observation, Any]):
@@ -83,13 +83,13 @@ class BulletEnv(gym.Env[Observation, Any]):
         self._has_reward = type(self.task).reward is not Task.reward
         self.skip_observations = False
         self._simulation: Simulation | None = None
-        self._painter = Painter(gui=self._is_watched)
+        self._painter = Painter()
+        self._window: Window | None = None
         self._state: State | None = None
         self._latest: Observation = None
         self._command: Sequence[float] | None = None
         self._terminated = False
         self._closed = False
-        self._next_frame_time = 0.0
 
     @property
     def skip_observations(self) -> bool:
@@ -309,6 +309,7 @@ class BulletEnv(gym.Env[Observation, Any]):
             ResetNeeded: there has been no reset.
             ClosedEnvironmentError: the environment has been closed.
             RuntimeError: ``human`` without a display.
+            SystemExit: the window has been closed by its cross.
         """
         self._require_running("render")
         if self.render_mode is None:
@@ -317,11 +318,10 @@ class BulletEnv(gym.Env[Observation, Any]):
         picture = self.picture()
         if not self._is_watched:
             return self._painter.draw(picture)
-        self._painter.renderer(picture).set_state(picture.state)
-        # The window shows the motion at its true speed.
-        now = time.monotonic()
-        time.sleep(max(0.0, self._next_frame_time - now))
-        self._next_frame_time = max(now, self._next_frame_time) + 1 / self.task.control_hz
+        if self._window is None:
+            title = self.spec.id if self.spec else type(self.task).__name__
+            self._window = Window(title, self.task.control_hz)
+        self._window.show(lambda: self._painter.draw(picture))
         return None
 
     def commands(self) -> tuple[Command, ...]:
@@ -355,6 +355,9 @@ class BulletEnv(gym.Env[Observation, Any]):
         self._closed = True
         self._discard_engine()
         self._painter.close()
+        if self._window is not None:
+            self._window.close()
+        self._window = None
         self.observer.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -364,7 +367,8 @@ class BulletEnv(gym.Env[Observation, Any]):
         return {
             **self.__dict__,
             "_simulation": None,
-            "_painter": Painter(gui=self._is_watched),
+            "_painter": Painter(),
+            "_window": None,
         }
 
     def _discard_engine(self) -> None:

@@ -71,34 +71,21 @@ class Picture:
 
 
 class Painter:
-    """Draws pictures of a task, with a client for the sizes that bodies and frame have at the time.
+    """Draws pictures of a task, with a client for the sizes of bodies and frame at the time."""
 
-    Args:
-        gui: in a window.
-    """
-
-    def __init__(self, gui: bool = False) -> None:
-        self._gui = gui
+    def __init__(self) -> None:
         self._renderer: VideoRenderer | None = None
         self._sizes: tuple[float | None, ...] = ()
 
-    def renderer(self, picture: Picture) -> VideoRenderer:
-        """Return what draws a picture.
-
-        Raises:
-            RuntimeError: the window cannot be had here.
-        """
+    def draw(self, picture: Picture) -> Frame:
+        """Return a frame, uint8 of shape (height, width, 3)."""
         sizes = (*visible_parameters(picture.task), picture.width)
         if self._renderer is not None and self._sizes != sizes:
             self.close()
         if self._renderer is None:
-            self._renderer = VideoRenderer(picture.task, picture.camera, self._gui)
+            self._renderer = VideoRenderer(picture.task, picture.camera)
             self._sizes = sizes
-        return self._renderer
-
-    def draw(self, picture: Picture) -> Frame:
-        """Return a frame, uint8 of shape (height, width, 3)."""
-        frame = self.renderer(picture).draw_frame(picture.state)
+        frame = self._renderer.draw_frame(picture.state)
         if picture.observation is None:
             return frame
         from .overlay import with_inset
@@ -106,7 +93,7 @@ class Painter:
         return with_inset(frame, picture.observation)
 
     def close(self) -> None:
-        """Free the client or window. Safe to call twice."""
+        """Free the client. Safe to call twice."""
         if self._renderer is not None:
             self._renderer.close()
         self._renderer = None

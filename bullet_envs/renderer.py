@@ -24,14 +24,13 @@ class Renderer:
     Args:
         task: what to draw.
         renderer: one of ``camera.RENDERERS``.
-        gui: show it in a window as well.
 
     Raises:
-        RuntimeError: the window or the renderer cannot be had here.
+        RuntimeError: the renderer cannot be had here.
     """
 
-    def __init__(self, task: Task, renderer: str = "tiny", gui: bool = False) -> None:
-        self._simulation = Simulation(task, gui=gui, egl_renderer=renderer == "egl", visible=True)
+    def __init__(self, task: Task, renderer: str = "tiny") -> None:
+        self._simulation = Simulation(task, egl_renderer=renderer == "egl", visible=True)
 
     def set_state(self, state: State) -> None:
         """Show a state."""
@@ -58,7 +57,7 @@ class Renderer:
         )
 
     def close(self) -> None:
-        """Free the client or window. Safe to call twice."""
+        """Free the client. Safe to call twice."""
         self._simulation.close()
 
 
@@ -68,18 +67,12 @@ class VideoRenderer(Renderer):
     Args:
         task: what to draw.
         camera: that sees it.
-        gui: show it in a window.
-
-    Raises:
-        RuntimeError: the window cannot be had here.
     """
 
-    def __init__(self, task: Task, camera: Camera, gui: bool = False) -> None:
-        super().__init__(task, gui=gui)
+    def __init__(self, task: Task, camera: Camera) -> None:
+        super().__init__(task)
         self._camera, self._floor = camera, task.floor_height
         task.decorate(self._simulation.world)
-        if gui:
-            self._simulation.world.look(self._camera.eye, self._camera.target)
 
     def draw_frame(self, state: State) -> npt.NDArray[np.uint8]:
         """Return an image of a state, uint8 of shape (height, width, 3)."""

@@ -27,7 +27,7 @@ class Simulation:
         task: the problem.
         num_envs: sub-environments; ``task.envs_per_world`` of them share a world.
         perturbed: the names of parameters that :meth:`set_task` will change.
-        **options: of :class:`~bullet_envs.engine.world.World`: ``gui``, ``egl_renderer``,
+        **options: of :class:`~bullet_envs.engine.world.World`: ``egl_renderer``,
             ``visible``.
 
     Raises:

@@ -1,13 +1,11 @@
 """The environments are good citizens of Gymnasium: checkers, spaces, initial states, frames."""
 
-import json
-import os
-import shutil
 import subprocess
 import sys
 
 import gymnasium as gym
 import numpy as np
+import pygame
 import pytest
 from conftest import (
     ALL_IDS,
@@ -29,6 +27,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.passive_env_checker import env_render_passive_checker
 
 import bullet_envs
+from bullet_envs import window
 from bullet_envs.engine import GRAVITY
 from bullet_envs.engine.silence import p
 
@@ -511,69 +510,98 @@ def test_human_without_a_display(run_python, display):
     assert child.stdout == b"alive", child.stderr.decode()
 
 
-@pytest.fixture(scope="module")
-def display():
-    """Lend a display that nobody looks at."""
-    if not shutil.which("Xvfb"):
-        pytest.skip("Xvfb is not installed")
-    receiver, sender = os.pipe()
-    command = ["Xvfb", "-displayfd", str(sender), "-nolisten", "tcp", "-screen", "0", "320x240x24"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, pass_fds=[sender], **quiet)
-    os.close(sender)
-    with os.fdopen(receiver) as pipe:
-        number = pipe.readline().strip()
-    try:
-        attempt = "import pybullet; pybullet.connect(pybullet.GUI)"
-        environ = {**os.environ, "DISPLAY": f":{number}"}
-        if subprocess.run([sys.executable, "-c", attempt], env=environ, **quiet).returncode:
-            pytest.skip("Xvfb runs, but without the OpenGL that PyBullet's window needs")
-        yield f":{number}"
-    finally:
-        server.terminate()
-        server.wait()
+@pytest.fixture
+def unseen_window(monkeypatch):
+    """Let windows open that nobody sees."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
 
 
-WATCHED = """
-import json, sys, time
-import gymnasium as gym
-from bullet_envs.engine import world
-from conftest import begin, digest, play, sample
-env_id, path = sys.argv[1:]
-env = gym.make(env_id, render_mode="human")
-seen = [begin(env, seed=0)]
-start = time.monotonic()
-for action in sample(env, 20):
-    seen += play(env, [action])
-seconds = time.monotonic() - start
-assert env.render() is None
-world._require_display = lambda: None  # a second look would cost seconds
-try:
-    gym.make(env_id, render_mode="human").reset()
-except RuntimeError as error:
-    second = str(error)
-env.close()
-with open(path, "w") as file:
-    json.dump({"seconds": seconds, "digest": digest(seen), "second window": second}, file)
+def test_a_window_shows_the_frames_and_changes_nothing(make, small_frames, unseen_window):
+    """All that is seen is the same; there is one window per process, which ends with its env."""
+    watched, drawn, plain = make(render_mode="human"), make(render_mode="rgb_array"), make()
+    seen = [[begin(env, seed=0)] for env in (watched, drawn, plain)]
+    assert watched.render() is None
+    surface = pygame.display.get_surface()
+    assert surface.get_size() == (240, 136)
+    shown = pygame.surfarray.array3d(surface).transpose(1, 0, 2)
+    assert np.array_equal(shown, drawn.render())
+    actions = sample(plain, 5)
+    for one, env in zip(seen, (watched, plain, drawn), strict=True):
+        one += play(env, actions)
+    assert digest(seen[0]) == digest(seen[1]) == digest(seen[2])
+    second = make(render_mode="human")
+    with pytest.raises(RuntimeError, match="one environment per process; use 'rgb_array'"):
+        second.reset()
+    watched.close()
+    second.reset()
+    second.close()
+    assert pygame.display.get_surface() is None
+
+
+class Clock:
+    """A clock that sleeping and drawing move on."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize("drawing, stepping, least", [(0.005, 0.001, 500), (0.05, 0.001, 120)])
+def test_a_window_keeps_time_and_drops_frames(monkeypatch, unseen_window, drawing, stepping, least):
+    """Ten seconds take ten, whether drawing is fast or takes longer than a control period."""
+    clock = Clock()
+    monkeypatch.setattr(window, "time", clock)
+    shown = []
+
+    def draw():
+        clock.now += drawing
+        shown.append(clock.now)
+        return np.zeros((54, 96, 3), np.uint8)
+
+    opened = window.Window("title", 50)
+    start = clock.now
+    for _ in range(500):
+        clock.now += stepping
+        opened.show(draw)
+    opened.close()
+    assert clock.now - start == pytest.approx(10, rel=0.02)
+    assert least <= len(shown) <= 500
+    assert np.diff(shown).max() <= window.LONGEST_GAP + drawing + 0.02
+
+
+def test_a_slow_agent_is_shown_too(monkeypatch, unseen_window):
+    """What takes longer than real time is shown ten times a second, and never made up for."""
+    clock, shown = Clock(), []
+    monkeypatch.setattr(window, "time", clock)
+    opened = window.Window("title", 50)
+    for _ in range(300):
+        clock.now += 0.03
+        opened.show(lambda: shown.append(clock.now) or np.zeros((54, 96, 3), np.uint8))
+    start = clock.now
+    assert len(shown) >= 9 * 10 * 0.9
+    for _ in range(300):
+        opened.show(lambda: np.zeros((54, 96, 3), np.uint8))
+    opened.close()
+    assert clock.now - start > 300 / 50 - window.LATE - 0.02
+
+
+def test_the_cross_ends_the_program_without_a_traceback(run_python):
+    """The window is closed, and Python ends with status 0."""
+    program = """
+import gymnasium as gym, bullet_envs, pygame
+env = gym.make("BulletCartPole-v0", render_mode="human")
+env.reset(seed=0)
+pygame.event.post(pygame.event.Event(pygame.QUIT))
+env.step(0)
+print("goes on")
 """
-
-
-def test_human_runs_in_real_time(display, run_python, tmp_path):
-    """A window shows 20 actions of 0.02 s in about 0.4 s, and watching changes nothing.
-
-    PyBullet opens one window per process; asking for two is an error that says what to do.
-    """
-    env_id = "BalancingPlate-v0"  # a window takes seconds to open: one is enough
-    child = run_python(WATCHED, env_id, "watched.json", DISPLAY=display)
-    assert child.returncode == 0, child.stderr.decode()
-    watched = json.loads((tmp_path / "watched.json").read_text())
-    assert "rgb_array" in watched["second window"]
-    # A software renderer on a busy machine may be late; it must never be early.
-    assert 0.35 < watched["seconds"] < 6
-    env = gym.make(env_id)
-    unseen = digest([begin(env, seed=0), *play(env, sample(env, 20))])
-    env.close()
-    assert watched["digest"] == unseen
+    child = run_python(program, SDL_VIDEODRIVER="dummy")
+    assert (child.returncode, child.stdout, child.stderr) == (0, b"", b"")
 
 
 CHECKED = """
@@ -587,7 +615,7 @@ check_env(gym.make(sys.argv[1]).unwrapped)
 
 
 @pytest.mark.parametrize("env_id", ["BalancingPlate-v0", "ElbowArmPixels-v0"])
-def test_gymnasium_checker_with_a_display(display, env_id, run_python):
+def test_gymnasium_checker_with_a_window(env_id, run_python):
     """Gymnasium's check_env, all render modes included, finds nothing."""
-    child = run_python(CHECKED, env_id, DISPLAY=display)
+    child = run_python(CHECKED, env_id, SDL_VIDEODRIVER="dummy")
     assert child.returncode == 0, child.stderr.decode()

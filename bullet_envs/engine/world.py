@@ -1,10 +1,7 @@
 """A PyBullet client with every setting that decides a trajectory."""
 
 import functools
-import math
 import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +28,7 @@ _CONTACT_BREAKING_THRESHOLD = 0.02  # m, Bullet's default
 
 
 class World:
-    """A PyBullet client in DIRECT mode, or a window.
+    """A PyBullet client in DIRECT mode.
 
     Args:
         physics_hz: physics steps per second, a whole multiple of ``control_hz``.
@@ -41,7 +38,6 @@ class World:
             (``numSubSteps``). A third faster at 1000 Hz, but Bullet then applies joint damping once
             a period: :meth:`load` refuses robots that have any. Otherwise a step is one physics
             step and a control period has :attr:`steps` of them.
-        gui: open a window that shows this world.
         egl_renderer: draw with OpenGL through EGL in place of Bullet's software renderer.
         visible: load what is only seen, such as the marker of a goal.
 
@@ -52,7 +48,7 @@ class World:
         client: PyBullet's ``physicsClientId``.
 
     Raises:
-        RuntimeError: the window, EGL or one more client cannot be had.
+        RuntimeError: EGL or one more client cannot be had.
     """
 
     def __init__(
@@ -61,23 +57,16 @@ class World:
         control_hz: int,
         gravity: float = GRAVITY,
         bullet_substeps: bool = False,
-        gui: bool = False,
         egl_renderer: bool = False,
         visible: bool = False,
     ) -> None:
         if egl_renderer:
             egl.require_egl()
-        if gui:
-            _require_display()
         try:
             with silenced():
-                self.client: int = p.connect(p.GUI if gui else p.DIRECT)
+                self.client: int = p.connect(p.DIRECT)
         except p.error as error:
-            raise RuntimeError(
-                "render_mode='human' can show one environment per process; use 'rgb_array'"
-                if gui
-                else f"PyBullet has no client left: {error}"
-            ) from None
+            raise RuntimeError(f"PyBullet has no client left: {error}") from None
         # Runs once: at close, when the world is forgotten, or when Python ends.
         self.close = weakref.finalize(self, _disconnect, self.client)
         self.visible = visible
@@ -257,18 +246,6 @@ class World:
             contactBreakingThreshold=_CONTACT_BREAKING_THRESHOLD, physicsClientId=self.client
         )
 
-    def look(self, eye: Sequence[float], target: Sequence[float]) -> None:
-        """Point the camera of the window (m)."""
-        x, y, z = (a - b for a, b in zip(eye, target, strict=True))
-        p.resetDebugVisualizerCamera(
-            math.hypot(x, y, z),
-            math.degrees(math.atan2(x, -y)),
-            -math.degrees(math.atan2(z, math.hypot(x, y))),
-            target,
-            physicsClientId=self.client,
-        )
-        p.configureDebugVisualizer(p.COV_ENABLE_GUI, 0, physicsClientId=self.client)
-
     def draw(
         self,
         width: int,
@@ -333,19 +310,6 @@ class World:
         image: npt.NDArray[np.uint8] = rgba.reshape(height, width, 4)
         image[..., 3] = np.where(bodies.reshape(height, width) < 0, 0, 255)
         return image
-
-
-def _require_display() -> None:
-    # Connecting to a missing display ends the process without an exception, so a child tries first.
-    attempt = "import pybullet; pybullet.disconnect(pybullet.connect(pybullet.GUI))"
-    child = subprocess.run(
-        [sys.executable, "-c", attempt], capture_output=True, stdin=subprocess.DEVNULL, timeout=60
-    )
-    if child.returncode:
-        raise RuntimeError(
-            f"render_mode='human' cannot open a window (DISPLAY={os.environ.get('DISPLAY')!r});"
-            " use render_mode='rgb_array' for frames and videos without a display"
-        )
 
 
 def _disconnect(client: int, context: egl.EglContext | None = None) -> None:
