@@ -38,11 +38,6 @@ from .tables import add_rows, read_rows, with_section
 
 SEEDS = range(10)
 PIXEL_SEEDS = range(3)
-# What has still to be trained with the present encoder.
-PENDING = (
-    ("BulletCartPolePixels-v0", "a2c"),
-    ("BalancingPlatePixels-v0", "a2c"),
-)
 A2C_PIXEL_SEEDS = range(1)  # reported, and nothing is expected of it
 EPISODES, PIXEL_EPISODES = 1000, 300
 # Initial states that choose the seed to bundle, and are not reported on.
@@ -98,14 +93,9 @@ def cells() -> list[tuple[str, str, int]]:
     return [
         (env_id, algo, seed)
         for env_id in env_ids()
-        for algo in (*controllers_of(env_id), *algos_of(env_id))
+        for algo in (*controllers_of(env_id), *BUNDLED_ALGOS)
         for seed in (_seeds(env_id, algo) if algo in BUNDLED_ALGOS else [0])
     ]
-
-
-def algos_of(env_id: str) -> tuple[str, ...]:
-    """Return the algorithms that an id has results of."""
-    return tuple(algo for algo in BUNDLED_ALGOS if (env_id, algo) not in PENDING)
 
 
 def _is_pixel(env_id: str) -> bool:

@@ -70,9 +70,9 @@ def __getattr__(name):
         return tuple(algo for algo in ALGOS if not algo.startswith("rllib-"))
     if name != "BUNDLED":
         raise AttributeError(name)
-    from benchmarks.results import algos_of
+    from benchmarks.results import BUNDLED_ALGOS
 
-    return tuple((env_id, algo) for env_id in STATE_IDS + PIXEL_IDS for algo in algos_of(env_id))
+    return tuple((env_id, algo) for env_id in STATE_IDS + PIXEL_IDS for algo in BUNDLED_ALGOS)
 
 
 def prefixed(env_id):
