@@ -163,7 +163,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "LunarLander-v3": {
         "n_timesteps": 100_000,
-        "gradient_steps": 8,
+        "eval_freq": 5_000,
+        "save_freq": 5_000,
+        "tau": 0.01,
         "n_steps": 3,
         "gamma": 0.99,
         "learning_rate": 6e-4,
