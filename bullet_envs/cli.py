@@ -23,10 +23,19 @@ ALGOS = (
     *("rllib-ppo", "rllib-dqn"),
 )
 LEARNED = (*ALGOS, "ppo-robust", "dqn-robust")
-AGENTS = (*LEARNED, "lqr", "lqg", "random")
+CONTROLLED = ("lqr", "lqg", "random")
+AGENTS = (*LEARNED, *CONTROLLED)
 ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
 LONGEST = 1000  # characters of an error
 DRAWING_PROCESSES = 2
+PLAY_HELP = """\
+arrow keys     act, for as long as they are held; further actuators: a and d, s and w
+1 to 9         actions 1 to 9 of other environments whose actions are numbered, else 0
+Tab            the agent takes over, or gives back
+Space          pause;  .  one step
+- and =        half the speed;  double it
+r              a new episode
+Esc or q       leave"""
 CONSTANTS = {"true": True, "false": False, "none": None}
 # Settings that train has flags for.
 SETTINGS = (
@@ -105,6 +114,24 @@ def _build_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_new)
 
     _add_agent_commands(commands)
+
+    command = commands.add_parser(
+        "play",
+        help="play an environment in a window, with the keyboard",
+        description="Play an environment in a window, with the keyboard. Every episode leaves a\n"
+        "JSON that bullet-envs replay plays again.\n\n" + PLAY_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_env(command)
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--algo", choices=AGENTS, help="who takes over at Tab (the LQR, if it can)")
+    which.add_argument("-i", "--trained-agent", type=Path, help="the same, an agent of your own")
+    command.add_argument("--seed", type=int, default=0, help="of the first episode (0)")
+    command.add_argument(
+        "-o", "--output-folder", type=Path, default=Path("plays"), help="of the JSONs (plays)"
+    )
+    command.add_argument("--record", action="store_true", help="then make videos of the episodes")
+    command.set_defaults(command=_play)
 
     command = commands.add_parser("doctor", help="what is installed, and what to do about the rest")
     command.set_defaults(command=_doctor)
@@ -637,6 +664,59 @@ def _command_of(options: argparse.Namespace) -> str:
     if options.heat_map is not None:
         words += ["--heat-map", *options.heat_map]
     return shlex.join(words)
+
+
+def _play(options: argparse.Namespace) -> int:
+    from . import Recorder, play, replay
+
+    _require_seed(options.seed)
+    kwargs = play.continuous_keywords(options.env, dict(options.env_kwargs))
+    agent = _player(options, kwargs)
+    with gym.make(options.env, render_mode="rgb_array", **kwargs) as env:
+        session = play.Session(
+            env, options.seed, options.output_folder / _file_name(options.env), agent
+        )
+        print(PLAY_HELP)
+        session.play()
+    for log in session.logs:
+        print(log)
+        if options.record:
+            card = replay.read(log)
+            made = replay.make(card, options.env, render_mode="rgb_array")
+            recorder = Recorder(
+                made,
+                str(log.parent),
+                name_prefix=log.stem,
+                overlay=True,
+                drawing_processes=DRAWING_PROCESSES,
+            )
+            with recorder:
+                replay.replay(card, recorder)
+            print(log.parent / f"{log.stem}-episode-0.mp4")
+    return 0
+
+
+def _player(options: argparse.Namespace, kwargs: dict[str, Any]) -> Any:
+    """Return the agent that takes over in ``play``, None if there is none."""
+    from .registration import load_task, registered
+
+    named = options.algo or options.trained_agent
+    task = registered(options.env)
+    if named is None:
+        if not _has_agents() or task is None or not load_task(task.task).has_equilibrium:
+            return None
+        named = "lqr"
+    if named in CONTROLLED:
+        from .agents import load_agent
+
+        return load_agent(options.env, named, **kwargs)
+    agent = _load(options, named)
+    if (agent.env.frame_stack, agent.env.action_repeat, agent.env.observe_actions) != (1, 1, False):
+        raise ValueError(
+            f"{agent.algo} sees {agent.env.frame_stack} observations at once or acts every"
+            f" {agent.env.action_repeat} steps: who takes over must see one, and act at each step"
+        )
+    return agent
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -63,8 +63,8 @@ class Overlay:
             _gauge(draw, image.height - MARGIN - 16 - line * 42, command)
         if self.failure:
             draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=RED, width=5)
-            middle = (image.width // 2, image.height - 3 * MARGIN)
-            _text(draw, middle, self.failure, RED, TITLE, "mb")
+            middle = (image.width // 2, MARGIN + 30)
+            _text(draw, middle, self.failure, RED, TITLE, "mt")
         return np.asarray(image)
 
 

@@ -102,6 +102,8 @@ class Task(ABC):
             proved that it may.
         video_camera: what ``render()`` draws with.
         floor_height: of the floor of those frames (m).
+        keys: of ``bullet-envs play``: for each actuator the key that commands less, and that which
+            commands more.
         agent_camera: what the pixel id draws with.
 
     Raises:
@@ -127,6 +129,12 @@ class Task(ABC):
     bullet_substeps: ClassVar[bool] = False
     video_camera: ClassVar[Camera] = Camera(eye=(0.9, -1.3, 0.9), target=(0.0, 0.0, 0.1), fov=40.0)
     floor_height: ClassVar[float] = 0.0
+    keys: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("left", "right"),
+        ("down", "up"),
+        ("a", "d"),
+        ("s", "w"),
+    )
     agent_camera: ClassVar[Camera] = Camera(
         eye=(0.9, -1.3, 0.9), target=(0.0, 0.0, 0.1), fov=40.0, shadow=False
     )

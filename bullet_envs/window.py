@@ -25,6 +25,9 @@ class Window:
         title: of the window.
         fps: frames per second.
 
+    Attributes:
+        speed: of the time that is shown, 1 for real time.
+
     Raises:
         RuntimeError: there is no display, or another window of this process is open.
     """
@@ -34,7 +37,8 @@ class Window:
         import pygame
 
         self._pygame = pygame
-        self._title, self._period = title, 1 / fps
+        self._title, self._fps = title, fps
+        self.speed = 1.0
         if pygame.display.get_surface() is not None:
             raise RuntimeError(
                 "render_mode='human' can show one environment per process; use 'rgb_array'"
@@ -76,7 +80,8 @@ class Window:
         now = time.monotonic()
         if self._due is None or now > self._due + LATE:
             self._due = now
-        if now < self._due + self._period or now > self._shown + LONGEST_GAP:
+        period = 1 / (self._fps * self.speed)
+        if now < self._due + period or now > self._shown + LONGEST_GAP:
             frame = draw()
             time.sleep(max(0.0, self._due - time.monotonic()))
             height, width, _ = frame.shape
@@ -87,4 +92,4 @@ class Window:
             pygame.surfarray.blit_array(surface, frame.transpose(1, 0, 2))
             pygame.display.flip()
             self._shown = time.monotonic()
-        self._due += self._period
+        self._due += period

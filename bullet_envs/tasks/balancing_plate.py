@@ -206,6 +206,7 @@ class BalancingPlate(Task):
         *(0.1, 0.1),  # rad
         *(0.3, 0.3),  # rad/s
     )
+    keys: ClassVar[tuple[tuple[str, str], ...]] = (("up", "down"), ("left", "right"))  # of the ball
     video_camera: ClassVar[Camera] = Camera(
         eye=(0.3, -0.84, 0.56), target=(0.02, 0.0, 0.07), fov=33.0, light=(-0.4, -0.5, 1.2)
     )

@@ -1,0 +1,198 @@
+"""Environments are played with keys, and every episode can be replayed."""
+
+import gymnasium as gym
+import numpy as np
+import pygame
+import pytest
+from conftest import ALL_STATE_IDS
+from video_tools import decode
+
+from bullet_envs import cli, play, replay
+
+ENV_ID = "BulletCartPole-v0"
+
+
+@pytest.fixture(autouse=True)
+def unseen(monkeypatch, small_frames):
+    """No window is seen, and time passes as fast as it can."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr("bullet_envs.window.time.sleep", lambda seconds: None)
+
+
+class Fingers:
+    """Presses keys at their steps; from ``+key`` to ``-key`` it holds them."""
+
+    def __init__(self, monkeypatch, at):
+        self.at, self.step, self.held = at, 0, set()
+        monkeypatch.setattr(pygame.key, "get_pressed", lambda: self)
+        original = play.Session._commands
+
+        def commands(session):
+            for key in self.at.get(self.step, ()):
+                code = pygame.key.key_code(key.lstrip("+-") or key)
+                if len(key) > 1 and key[0] in "+-":
+                    (self.held.add if key[0] == "+" else self.held.discard)(code)
+                else:
+                    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=code))
+            self.step += 1
+            return original(session)
+
+        monkeypatch.setattr(play.Session, "_commands", commands)
+
+    def __getitem__(self, code):
+        return code in self.held
+
+
+def played(folder, monkeypatch, at, *words, env_id=ENV_ID):
+    """Play and return the logs."""
+    Fingers(monkeypatch, at)
+    assert cli.main(["play", "--env", env_id, "-o", str(folder), *words]) == 0
+    logs = sorted(folder.rglob("*.json"))
+    return [replay.read(log) for log in logs], logs
+
+
+@pytest.mark.parametrize("env_id", [one for one in ALL_STATE_IDS if "Arm" not in one])
+def test_held_keys_command_actuators(env_id):
+    """The first of a pair commands the least, the second the most, both or none nothing."""
+    with gym.make(env_id, continuous=True) as env:
+        keys, pairs = play.Keys(env), env.unwrapped.task.keys
+        for index in range(env.action_space.shape[0]):
+            for held, value in (((0,), -1), ((1,), 1), ((), 0)):
+                action = keys.action(frozenset(pairs[index][one] for one in held))
+                expected = np.zeros(env.action_space.shape, np.float32)
+                expected[index] = value
+                assert np.array_equal(action, expected) and env.action_space.contains(action)
+
+
+@pytest.mark.parametrize(
+    "env_id, held, action",
+    [
+        ("CartPole-v1", {"right"}, 1),
+        ("CartPole-v1", set(), 0),
+        ("MountainCar-v0", {"left"}, 0),
+        ("MountainCar-v0", set(), 1),
+        ("MountainCar-v0", {"right"}, 2),
+        ("Pendulum-v1", {"left"}, [-2.0]),
+    ],
+)
+def test_keys_of_other_environments(env_id, held, action):
+    with gym.make(env_id) as env:
+        assert np.array_equal(play.Keys(env).action(frozenset(held)), action)
+
+
+def test_keys_of_games():
+    """Arrows for the stick, and the space bar for the button."""
+    pytest.importorskip("ale_py")
+    with gym.make("ALE/Pong-v5") as env:
+        keys = play.Keys(env)
+        held = [set(), {"right"}, {"left"}, {"space"}, {"right", "space"}]
+        assert [keys.action(frozenset(one)) for one in held] == [0, 2, 3, 1, 4]
+
+
+def test_with_two_actions_the_last_goes_on():
+    with gym.make("CartPole-v1") as env:
+        keys = play.Keys(env)
+        held = [{"right"}, set(), {"left"}, set()]
+        assert [keys.action(frozenset(one)) for one in held] == [1, 1, 0, 0]
+
+
+def test_other_actions_are_refused():
+    class Switches(gym.Env):
+        action_space = gym.spaces.MultiBinary(3)
+
+    with pytest.raises(ValueError, match="keys cannot command MultiBinary"):
+        play.Keys(Switches())
+
+
+def test_an_episode_is_as_the_keys_were_held(tmp_path, monkeypatch, capsys):
+    """Its log has every action, and replays to the bit."""
+    at = {0: ["+right"], 3: ["-right", "+left"], 5: ["-left"], 8: ["q"]}
+    (card,), (log,) = played(tmp_path, monkeypatch, at, "--seed", "4")
+    assert card["seed"] == 4 and card["length"] == 8 and card["return"] == 8.0
+    assert card["actions"] == [[1.0]] * 3 + [[-1.0]] * 2 + [[0.0]] * 3
+    assert "Tab " in capsys.readouterr().out
+    assert cli.main(["replay", str(log)]) == 0
+    assert "equal to the recorded one" in capsys.readouterr().out
+
+
+def test_pause_step_and_new_episode(tmp_path, monkeypatch):
+    """Paused no action is taken, but one for each step that is asked for."""
+    at = {2: ["space"], 10: ["."], 14: ["."], 20: ["space"], 23: ["r"], 26: ["escape"]}
+    first, second = played(tmp_path, monkeypatch, at)[0]
+    assert (first["seed"], first["length"]) == (0, 2 + 2 + 3)
+    assert (second["seed"], second["length"]) == (1, 2)
+
+
+def test_an_episode_that_ends_is_held_and_the_next_begins(tmp_path, monkeypatch):
+    at = {0: ["+right"], 120: ["q"]}
+    logs, _ = played(tmp_path, monkeypatch, at)
+    assert len(logs) >= 2
+    assert logs[0]["terminated"] and not logs[0]["truncated"]
+    assert [log["seed"] for log in logs] == list(range(len(logs)))
+
+
+def test_slow_motion(tmp_path, monkeypatch):
+    seen = []
+    show = play.Window.show
+    monkeypatch.setattr(
+        play.Window, "show", lambda self, draw: seen.append(self.speed) or show(self, draw)
+    )
+    played(tmp_path, monkeypatch, {1: ["-"], 2: ["-"], 3: ["="], 4: ["="], 5: ["="], 6: ["q"]})
+    assert seen == [1, 0.5, 0.25, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize("words, steps", [((), 150), (("--algo", "dqn"), 60)])
+def test_an_agent_takes_over(tmp_path, monkeypatch, words, steps):
+    """The LQR, or one that numbers its actions, in the continuous environment; and gives back."""
+    pytest.importorskip("torch")
+    at = {0: ["tab"], steps: ["tab"], steps + 5: ["q"]}
+    (card,), _ = played(tmp_path, monkeypatch, at, *words)
+    assert card["length"] == steps + 5 and not card["terminated"]
+    taken = np.array(card["actions"])[:, 0]
+    assert np.all(taken[-5:] == 0) and np.count_nonzero(taken[:steps]) > 0.9 * steps
+    if words:
+        assert set(taken[:steps]) == {-1.0, 1.0}
+
+
+def test_agents_of_stacks_are_refused(tmp_path, capsys):
+    pytest.importorskip("torch")
+    command = f"play --env BulletCartPolePixels-v0 --algo ppo -o {tmp_path}"
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(command.split())
+    assert "ppo sees 2 observations at once" in capsys.readouterr().err
+
+
+def test_episodes_are_recorded_afterwards(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "DRAWING_PROCESSES", 0)
+    at = {0: ["+right"], 6: ["q"]}
+    Fingers(monkeypatch, at)
+    assert cli.main(["play", "--env", ENV_ID, "-o", str(tmp_path), "--record"]) == 0
+    (video,) = tmp_path.rglob("*.mp4")
+    assert str(video) in capsys.readouterr().out
+    assert len(decode(video)[0]) == 7
+
+
+def test_the_cross_keeps_the_log(tmp_path, monkeypatch):
+    """As `q` does."""
+    show = play.Window.show
+    count = iter(range(100))
+
+    def closed(self, draw):
+        if next(count) == 4:
+            pygame.event.post(pygame.event.Event(pygame.QUIT))
+        show(self, draw)
+
+    monkeypatch.setattr(play.Window, "show", closed)
+    (card,), _ = played(tmp_path, monkeypatch, {})
+    assert card["length"] == 5
+
+
+def test_no_display_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("SDL_VIDEODRIVER")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["play", "--env", ENV_ID, "-o", str(tmp_path)])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot open a window" in error and "DISPLAY=None" in error
+    assert not list(tmp_path.rglob("*.json"))
