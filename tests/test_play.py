@@ -1,5 +1,11 @@
 """Environments are played with keys, and every episode can be replayed."""
 
+import os
+import shutil
+import subprocess
+import sys
+import time
+
 import gymnasium as gym
 import numpy as np
 import pygame
@@ -196,3 +202,57 @@ def test_no_display_is_one_line(tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     assert "cannot open a window" in error and "DISPLAY=None" in error
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.fixture
+def display():
+    """Lend a display that nobody looks at."""
+    if not (shutil.which("Xvfb") and shutil.which("xdotool")):
+        pytest.skip("Xvfb or xdotool is not installed")
+    receiver, sender = os.pipe()
+    command = ["Xvfb", "-displayfd", str(sender), "-nolisten", "tcp", "-screen", "0", "1024x768x24"]
+    server = subprocess.Popen(command, pass_fds=[sender], stderr=subprocess.DEVNULL)
+    os.close(sender)
+    with os.fdopen(receiver) as pipe:
+        number = pipe.readline().strip()
+    yield f":{number}"
+    server.terminate()
+    server.wait()
+
+
+def test_real_keys_in_a_real_window(display, tmp_path):
+    """xdotool presses the keys of a keyboard: the cart moves while one is held, then `q` leaves."""
+    environ = {**os.environ, "DISPLAY": display}
+    environ.pop("SDL_VIDEODRIVER", None)
+    command = [sys.executable, "-m", "bullet_envs", "play", "--env", "BalancingPlate-v0"]
+    child = subprocess.Popen(
+        [*command, "-o", str(tmp_path)],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def press(*words):
+        found = subprocess.run(["xdotool", *words], env=environ, capture_output=True, timeout=60)
+        return found.stdout.decode().strip()
+
+    try:
+        for _ in range(600):
+            if press("getwindowfocus") not in ("", "0", "1"):  # nobody has it, or the root
+                break
+            time.sleep(0.1)
+        time.sleep(1)
+        press("key", "r")
+        press("keydown", "Right", "sleep", "0.3", "keyup", "Right", "sleep", "0.2")
+        press("key", "q")
+        out, error = child.communicate(timeout=60)
+    finally:
+        child.kill()
+        child.communicate()
+    assert (child.returncode, error) == (0, ""), error
+    logs = [replay.read(log) for log in sorted(tmp_path.rglob("*.json"))]
+    actions = np.concatenate([np.reshape(log["actions"], (-1, 2)) for log in logs])
+    pressed = actions[:, 1] == 1.0
+    assert 5 < pressed.sum() < 60 and not actions[:, 0].any() and not actions[-1].any()
+    assert len(logs) >= 2 and "Tab " in out
