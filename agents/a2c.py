@@ -105,14 +105,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"n_timesteps": 500_000},
     "LunarLander-v3": {
         "n_timesteps": 200_000,
-        "eval_freq": 4_000,
+        "eval_freq": 2_500,
         "save_freq": 20_000,
         "n_envs": 16,
         "n_steps": 8,
         "gamma": 0.995,
         "gae_lambda": 0.95,
         "learning_rate": 2e-3,
-        "ent_coef": 0.0,
+        "ent_coef": 0.01,
         "reward_scale": 0.05,  # as of PPO
     },
     "ALE/": {

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -238,6 +239,7 @@ def _add_agent_commands(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the initial state")
     _add_video(command)
     command.add_argument("--gif", action="store_true", help="also a small GIF of the first 5 s")
+    command.add_argument("--poster", action="store_true", help="also a PNG of one frame, after 2 s")
     command.set_defaults(command=_record)
 
     command = commands.add_parser(
@@ -568,6 +570,8 @@ def _record(options: argparse.Namespace) -> int:
     print(path)
     if options.gif:
         print(_gif(path))
+    if options.poster:
+        print(_poster(path))
     return 0
 
 
@@ -738,22 +742,26 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _gif(video: Path) -> Path:
     """Write the first 5 seconds of a video at half its rate and 3/4 of its size."""
-    import imageio.v3 as iio
-    from PIL import Image
+    fps = json.loads(video.with_suffix(".json").read_text())["fps"]
+    colours = "split[a][b];[a]palettegen=64[p];[b][p]paletteuse=dither=none"
+    filters = f"fps={fps / 2:g},scale=iw*3/4:-1:flags=lanczos,{colours}"
+    return _converted(video, ".gif", "-t", "5", "-vf", filters)
 
-    fps = iio.immeta(video, plugin="FFMPEG")["fps"]
-    images = []
-    for count, frame in enumerate(iio.imiter(video, plugin="FFMPEG")):
-        if count >= 5 * fps:
-            break
-        if count % 2 == 0:
-            height, width, _ = frame.shape
-            image = Image.fromarray(frame).resize((width * 3 // 4, height * 3 // 4))
-            images.append(image.quantize(64, dither=Image.Dither.NONE))
-    path = video.with_suffix(".gif")
-    images[0].save(
-        path, save_all=True, append_images=images[1:], duration=round(2000 / fps), loop=0
-    )
+
+def _poster(video: Path) -> Path:
+    """Write the frame after 2 seconds of a video, or that in the middle of a shorter one."""
+    facts = json.loads(video.with_suffix(".json").read_text())
+    index = min(round(2 * facts["fps"]), facts["frames"] // 2)
+    return _converted(video, ".png", "-vf", f"select=eq(n\\,{index})", "-frames:v", "1")
+
+
+def _converted(video: Path, suffix: str, *options: str) -> Path:
+    """Have ffmpeg make another file of a video."""
+    from .mp4 import find_ffmpeg
+
+    path = video.with_suffix(suffix)
+    command = [find_ffmpeg(), "-v", "error", "-y", "-i", str(video), *options, str(path)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return path
 
 

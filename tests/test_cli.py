@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLED, PIXEL_IDS, STATE_IDS, TRAINED_HERE
+from PIL import Image
 from video_tools import decode
 
 import bullet_envs
@@ -744,6 +745,21 @@ def test_record_of_any_id(tmp_path, monkeypatch, capsys):
     facts = json.loads(video.with_suffix(".json").read_text())
     frames, _ = decode(video)
     assert len(frames) == facts["frames"] == facts["length"] + 1 + facts.get("held_frames", 0)
+
+
+def test_images_beside_a_video(tmp_path, monkeypatch, capsys):
+    """A GIF of every other frame, and a poster that is a frame of the video."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "DRAWING_PROCESSES", 0)
+    command = f"record --env {ENV_ID} --algo random --seed 1 --gif --poster"
+    assert cli.main(command.split()) == 0
+    video, gif, poster = map(Path, capsys.readouterr().out.split())
+    frames, _ = decode(video)
+    with Image.open(gif) as image:
+        # Frames that are the same, as those that are held, may be one that lasts longer.
+        assert image.size == (720, 405) and 5 < image.n_frames <= -(-len(frames) // 2)
+    with Image.open(poster) as image:
+        assert np.array_equal(image, frames[min(100, len(frames) // 2)])
 
 
 def test_evaluate_records_its_worst_episode(tmp_path, monkeypatch, capsys):
