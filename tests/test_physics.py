@@ -677,3 +677,19 @@ def test_world_settings():
     assert gravity == [0, 0, -GRAVITY]
     assert found["fixedTimeStep"] == pytest.approx(0.02, rel=1e-12)
     assert found["numSubSteps"] == 2
+
+
+def test_rates_are_those_of_the_equations_of_motion():
+    """With the sizes of the task; None where they leave something out."""
+    rng = np.random.default_rng(0)
+    states, forces = rng.normal(size=(5, 4)), rng.normal(size=(5, 1))
+    task = CartPole(cart_mass=2.0, pole_length=0.7)
+    assert np.array_equal(task.rates(states, forces), cart_pole_rates(states, forces, task))
+    assert not np.array_equal(task.rates(states, forces), CartPole().rates(states, forces))
+    plate = BalancingPlate(ball_mass=0.005)
+    states = np.array([plate.rest(), plate.rest()])
+    torques = 1e-3 * rng.normal(size=(2, 2))
+    assert np.array_equal(plate.rates(states, torques), plate_rates(states, torques, plate))
+    assert not np.array_equal(plate.rates(states, torques), plate.rates(states, -torques))
+    for other in ({"rolling_friction": 1e-4}, {"drop_height": 0.1}):
+        assert BalancingPlate(**other).rates(states, torques) is None

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from robots import ElbowArm
 
 from bullet_envs import Actuator, BodyScene, ContactFreeScene, Task
 from bullet_envs.engine.silence import p
@@ -365,3 +366,24 @@ def test_other_clients_do_not_change_ours():
     p.disconnect(foreign)
     env.close()
     assert differs_at(seen, expected) is None
+
+
+@pytest.mark.parametrize("order", [("shoulder", "elbow"), ("elbow", "shoulder")])
+def test_torques_and_motors_of_one_robot(order):
+    """Each actuator is given its own command, whatever their order."""
+    kinds = {
+        "shoulder": Actuator(joint="shoulder", scale=1.0, kind="velocity", max_force=10.0),
+        "elbow": Actuator(joint="elbow", scale=0.1),
+    }
+
+    class Mixed(ElbowArm):
+        actuators = tuple(kinds[joint] for joint in order)
+
+    commands = {"shoulder": 0.5, "elbow": 0.02}
+    simulation = Simulation(Mixed())
+    simulation.set_state({0: Mixed().rest()})
+    state = simulation.step([commands[joint] for joint in order])
+    simulation.close()
+    rates = dict(zip(Mixed.state_names, state, strict=True))
+    assert rates["shoulder_rate"] == pytest.approx(0.5, abs=1e-6)
+    assert abs(rates["elbow_rate"]) > 0.1
