@@ -71,10 +71,9 @@ class PerturbedEpisode:
     def restore(self, taken: Mapping[str, Any], rng: np.random.Generator) -> None:
         """Go on where another episode was; the generator is left as it is."""
         state = rng.bit_generator.state
-        self._made = None if taken["made"] is None else dict(taken["made"])
+        self._made = dict(taken["made"])
         self.begin(rng, taken["parameters"])
         rng.bit_generator.state = state
-        self._made = None if taken["made"] is None else dict(taken["made"])
         x, y, z = taken["eye"]
         self.eye = (x, y, z)
         self._commands = deque(taken["commands"])

@@ -653,3 +653,11 @@ def test_tasks_without_parameters():
     env.close()
     with pytest.raises(ValueError, match="has no parameters"):
         BulletEnv(Plain(), perturbations=constant(mass=1.0))
+
+
+def test_options_say_what_is_legal():
+    """In the parameter's unit."""
+    given = {"parameters": {"pole_mass": {"uniform": [0.05, 0.2]}}}
+    with gym.make("BulletCartPole-v0", perturbations=given) as env:
+        with pytest.raises(ValueError, match=r"pole_mass.*=2.* must be a number from 0.01 to 1 kg"):
+            env.reset(options={"parameters": {"pole_mass": 2.0}})

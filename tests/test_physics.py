@@ -693,3 +693,19 @@ def test_rates_are_those_of_the_equations_of_motion():
     assert not np.array_equal(plate.rates(states, torques), plate.rates(states, -torques))
     for other in ({"rolling_friction": 1e-4}, {"drop_height": 0.1}):
         assert BalancingPlate(**other).rates(states, torques) is None
+
+
+def test_a_ball_moves_with_its_plate():
+    """Its velocity is what its places say at angles a moment before and after."""
+    task, dt = BalancingPlate(), 1e-6
+    u, v, pitch, roll, pitch_rate, roll_rate = 0.03, -0.02, 0.3, -0.2, 0.7, -1.1
+
+    def state(time):
+        angles = pitch + time * pitch_rate, pitch_rate, roll + time * roll_rate, roll_rate
+        return np.array(task.from_coordinates((u, 0.0, v, 0.0, *angles)))
+
+    places = [state(time)[4:7] for time in (-dt, dt)]
+    assert state(0)[11:14] == pytest.approx((places[1] - places[0]) / (2 * dt), abs=1e-8)
+    assert task.coordinates(state(0)) == pytest.approx(
+        (u, 0.0, v, 0.0, pitch, pitch_rate, roll, roll_rate), abs=1e-12
+    )

@@ -12,6 +12,8 @@ from benchmarks import presets
 from bullet_envs.agents import load_agent
 from bullet_envs.agents.evaluation import evaluate
 from bullet_envs.perturbation_scaling import scaled
+from bullet_envs.perturbations import for_observer
+from bullet_envs.tasks.cart_pole import CartPole
 
 ROOT = Path(__file__).parent.parent
 ONE_OF_EACH = {
@@ -194,3 +196,42 @@ def test_the_lqg_holds_what_an_lqr_loses():
     }
     assert returns["lqg"].returns.mean() > 475
     assert returns["lqr"].returns.mean() < 400
+
+
+@pytest.mark.parametrize(
+    "tier, delay, noise, fault, steps, low, high",
+    [
+        ("easy", 2, 0.1, 0.01, 1, 0.9, 1.1),
+        ("medium", 3, 0.3, 0.05, 3, 0.7, 1.7),
+        ("hard", 5, 1.0, 0.1, 5, 0.5, 2.3),
+    ],
+)
+def test_tiers_of_realworldrl(tier, delay, noise, fault, steps, low, high):
+    """Its numbers, with periods of 0.02 s in place of 0.01 s and a force of 10 N."""
+    given = CartPole.perturbation_presets[f"rwrl-{tier}"]
+    faults = {"probability": fault, "steps": steps}
+    assert given == {
+        "parameters": {"pole_length": {"uniform": [low, high], "operation": "scale"}},
+        "actions": {"delay": delay, "noise": {"slider": 10 * noise}},
+        "observations": {
+            "delay": delay,
+            "noise": {"x": noise, "x_dot": noise, "theta": noise, "theta_dot": noise},
+            "dropped": faults,
+            "stuck": faults,
+        },
+    }
+
+
+def test_presets_for_images():
+    """Without what columns alone have, also where nothing of the sensors is perturbed."""
+    whole = {"observations": {"noise": {"x": 1.0}, "delay": 2}, "images": {"noise": 3.0}}
+    assert for_observer(whole, True) == {"observations": {"delay": 2}, "images": {"noise": 3.0}}
+    assert for_observer(whole, False) == {"observations": whole["observations"]}
+    assert for_observer({"actions": {"delay": 1}}, True)["actions"] == {"delay": 1}
+
+
+def test_scaled_faults_need_no_probability():
+    """It is 0, as in what is not scaled."""
+    assert scaled({"observations": {"stuck": {"steps": 2}}}, 3.0) == {
+        "observations": {"stuck": {"steps": 2, "probability": 0.0}}
+    }

@@ -24,7 +24,7 @@ def small(env_id, kwargs):
 
 
 def through_json(taken):
-    return json.loads(json.dumps(taken))
+    return json.loads(json.dumps(taken, allow_nan=False))
 
 
 def play(env, actions):
@@ -149,3 +149,32 @@ def test_wrong_snapshots(make_vec):
     bullet_envs.restore(env, taken)
     assert np.isfinite(env.step(0)[0]).all()
     env.close()
+
+
+def test_parameters_that_are_drawn_once():
+    """What restores has those of the original for good, not its own."""
+    kwargs = {
+        "perturbations": {"parameters": {"pole_mass": {"uniform": [0.05, 0.2], "when": "make"}}}
+    }
+    env, other = (gym.make("BulletCartPole-v0", **kwargs) for _ in range(2))
+    own = [each.reset(seed=seed)[1]["parameters"] for seed, each in enumerate((env, other))]
+    assert own[0] != own[1]
+    bullet_envs.restore(other, through_json(bullet_envs.snapshot(env)))
+    assert env.reset()[1]["parameters"] == own[0] == other.reset()[1]["parameters"]
+    for each in (env, other):
+        each.close()
+
+
+@pytest.mark.parametrize("steps", [5, 12, 30])
+@pytest.mark.parametrize("duration", [0.2, 100.0])
+def test_before_during_and_after_a_push(steps, duration):
+    """A push that has been is not repeated, one that is to come comes, one that acts goes on."""
+    push = {"body": "pole", "force": 0.5, "time": 0.2, "duration": duration}
+    kwargs = {"x_limit": 15, "angle_limit": 3.0, "perturbations": {"pushes": [push]}}
+    env, other = (gym.make("BulletCartPole-v0", **kwargs) for _ in range(2))
+    env.reset(seed=0)
+    play(env, [0] * steps)
+    bullet_envs.restore(other, through_json(bullet_envs.snapshot(env)))
+    assert_equal(play(env, [1] * 20), play(other, [1] * 20))
+    for each in (env, other):
+        each.close()
