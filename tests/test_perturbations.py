@@ -658,6 +658,6 @@ def test_tasks_without_parameters():
 def test_options_say_what_is_legal():
     """In the parameter's unit."""
     given = {"parameters": {"pole_mass": {"uniform": [0.05, 0.2]}}}
-    with gym.make("BulletCartPole-v0", perturbations=given) as env:
-        with pytest.raises(ValueError, match=r"pole_mass.*=2.* must be a number from 0.01 to 1 kg"):
-            env.reset(options={"parameters": {"pole_mass": 2.0}})
+    wrong = pytest.raises(ValueError, match=r"pole_mass.*=2.* must be a number from 0.01 to 1 kg")
+    with gym.make("BulletCartPole-v0", perturbations=given) as env, wrong:
+        env.reset(options={"parameters": {"pole_mass": 2.0}})
