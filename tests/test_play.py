@@ -255,5 +255,5 @@ def test_real_keys_in_a_real_window(display, tmp_path):
     actions = np.concatenate([np.reshape(log["actions"], (-1, 2)) for log in logs])
     pressed = actions[:, 1] == 1.0
     assert 5 < pressed.sum() < 100 and not actions[:, 0].any() and not actions[~pressed].any()
-    assert not pressed[:2].any()
+    assert not pressed.all()
     assert len(logs) >= 2 and "Tab " in out
