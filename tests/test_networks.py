@@ -341,7 +341,12 @@ def brute_force(past, start, n_steps, gamma):
 @KINDS
 @pytest.mark.parametrize("n_steps", [1, 5])
 @pytest.mark.parametrize(
-    "length, added", [(50, 20), (50, 50), (50, 51), (50, 130), (8, 100)], ids=str
+    "length, added",
+    [
+        *[(50, 20), (50, 130), (8, 100)],
+        *(pytest.param(50, added, marks=pytest.mark.sweep) for added in (50, 51)),
+    ],
+    ids=str,
 )
 def test_windows_against_brute_force(kind, n_steps, length, added):
     """Each of 3,000 windows of a ring, new, full or wrapped, is as if whole stacks had been kept.

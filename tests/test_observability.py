@@ -124,6 +124,7 @@ def tiny(monkeypatch):
         monkeypatch.setattr(observability, name, value)
 
 
+@pytest.mark.sweep
 def test_one_setting_is_printed(monkeypatch, capsys, tiny):
     """The table of one row: its setting, R² of each column and the returns."""
     words = f"--env {PIXEL_ID} --size 20 --stride 3 --supersampling 2 --eval-episodes 2"

@@ -333,9 +333,14 @@ def theirs(monkeypatch):
         {"episode_trigger": lambda n: n % 2 == 1},
         {"step_trigger": lambda n: n % 14 == 0},
         {"step_trigger": lambda n: n % 10 == 0, "video_length": 11},
-        {"episode_trigger": lambda n: n > 1, "video_length": 12, "fps": 10},
-        {"episode_trigger": lambda n: n == 1, "step_trigger": lambda n: n == 9},
-        {"video_length": 20},
+        *(
+            pytest.param(more, marks=pytest.mark.sweep)
+            for more in (
+                {"episode_trigger": lambda n: n > 1, "video_length": 12, "fps": 10},
+                {"episode_trigger": lambda n: n == 1, "step_trigger": lambda n: n == 9},
+                {"video_length": 20},
+            )
+        ),
     ],
 )
 def test_names_and_lengths_are_those_of_record_video(theirs, tmp_path, arguments):

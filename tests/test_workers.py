@@ -144,9 +144,12 @@ def test_skip_observations(make_vec, mode):
 
 
 COPIERS = [copy.deepcopy, lambda envs: pickle.loads(pickle.dumps(envs))]
+COPIER_IDS = ["deepcopy", "pickle"]
 
 
-@pytest.mark.parametrize("copier", COPIERS, ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copier", [COPIERS[0], pytest.param(COPIERS[1], marks=pytest.mark.sweep)], ids=COPIER_IDS
+)
 @pytest.mark.parametrize("env_id", ["BalancingPlate-v0", "ElbowArmPixels-v0"])
 def test_copy_goes_on(make_vec, env_id, copier):
     """Also one of a copy that has not been used, or of an environment that has been closed."""
