@@ -36,6 +36,7 @@ ADVERSARIES = {"search": True, "random sampling": False}  # whether they adapt
 FAILURES = 3
 DISTINCT = 0.25  # of the range of a value by which two failures must differ
 DEFAULT_RANGE = 0.2  # of the nominal value of a parameter, where the task has no preset
+FRAME_WIDTH = 640  # pixels, of the videos of failures
 STRIP_FRAMES = 6
 
 
@@ -525,6 +526,8 @@ def record_failure(subject: Subject, failure: Mapping[str, Any], folder: Path, n
         agent_hash=agent.weights_hash,
         overlay=True,
         agent=agent.algo,
+        drawing_processes=2,
+        width=FRAME_WIDTH,
     )
     watched = _Traced(recorder)
     env = agent.env.wrap(watched)

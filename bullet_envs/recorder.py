@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,6 +62,8 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         agent: who acts, for the overlay.
         drawing_processes: draw frames of this package's environments in so many other processes;
             0 draws them here.
+        width: of frames of this package's environments, in pixels; None for that of the task's
+            camera. A half takes a quarter of the time.
 
     Raises:
         ValueError: the render mode or the prefix is not legal.
@@ -84,6 +87,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         overlay: bool = False,
         agent: str = "",
         drawing_processes: int = 0,
+        width: int | None = None,
     ) -> None:
         gym.utils.RecordConstructorArgs.__init__(
             self,
@@ -99,6 +103,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
             overlay=overlay,
             agent=agent,
             drawing_processes=drawing_processes,
+            width=width,
         )
         super().__init__(env)
         # rgb_array_list is refused too: it keeps every frame in memory.
@@ -123,7 +128,8 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         self.overlay = overlay
         self.agent = agent
         self._drawing: DrawingProcesses | None = None
-        if drawing_processes and hasattr(self.unwrapped, "picture"):
+        self._width = width
+        if (drawing_processes or width) and hasattr(self.unwrapped, "picture"):
             self._drawing = DrawingProcesses(drawing_processes)
         self.episode_id = -1
         self.step_id = -1
@@ -290,7 +296,8 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
             frames: Iterable[Any] = [frame] * times
         else:
             bare: Any = self.unwrapped
-            frames = self._drawing.add(bare.picture(), overlay, times)
+            picture = dataclasses.replace(bare.picture(), width=self._width)
+            frames = self._drawing.add(picture, overlay, times)
         for frame in frames:
             writer.append(frame)
 

@@ -206,3 +206,14 @@ def test_perturbations_are_named():
         of = env.unwrapped.perturbations
         assert of.notes == ("action 2 control periods late", "observation noise")
         assert dataclasses.replace(of, action_delay=0, noise=()).notes == ()
+
+
+def test_smaller_frames(tmp_path, small_frames):
+    """Of the same shape, with even sides."""
+    env = gym.make("BulletCartPole-v0", render_mode="rgb_array", max_episode_steps=3)
+    with Recorder(env, str(tmp_path), width=90) as recorder:
+        recorder.reset(seed=0)
+        for _ in range(3):
+            recorder.step(0)
+    frames, _ = decode(tmp_path / "rl-video-episode-0.mp4")
+    assert frames.shape == (4, 50, 90, 3)
