@@ -216,4 +216,4 @@ def test_smaller_frames(tmp_path, small_frames):
         for _ in range(3):
             recorder.step(0)
     frames, _ = decode(tmp_path / "rl-video-episode-0.mp4")
-    assert frames.shape == (4, 50, 90, 3)
+    assert frames.shape == (4, 52, 90, 3)
