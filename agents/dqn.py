@@ -163,7 +163,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "LunarLander-v3": {
         "n_timesteps": 100_000,
-        "eval_freq": 2_500,
+        "eval_freq": 5_000,
         "save_freq": 5_000,
         "tau": 0.01,
         "n_steps": 3,
