@@ -707,7 +707,9 @@ def _player(options: argparse.Namespace, kwargs: dict[str, Any]) -> Any:
     named = options.algo or options.trained_agent
     task = registered(options.env)
     if named is None:
-        if not _has_agents() or task is None or not load_task(task.task).has_equilibrium:
+        if not _has_agents() or task is None or options.env.rpartition(":")[2] != task.state_id:
+            return None
+        if not load_task(task.task).has_equilibrium:
             return None
         named = "lqr"
     if named in CONTROLLED:

@@ -136,11 +136,11 @@ class Session:
         self.logs: list[Path] = []
 
     def play(self) -> None:
-        """Play episodes until the window is left."""
+        """Play episodes until the window is left, or until Ctrl-C."""
         try:
             while True:
                 self._episode()
-        except SystemExit:
+        except (SystemExit, KeyboardInterrupt):
             pass
         finally:
             self._keep()

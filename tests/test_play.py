@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pygame
 import pytest
-from conftest import ALL_STATE_IDS
+from conftest import ALL_STATE_IDS, prefixed
 from video_tools import decode
 
 from bullet_envs import cli, play, replay
@@ -166,6 +166,18 @@ def test_agents_of_stacks_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(command.split())
     assert "ppo sees 2 observations at once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("env_id", ["BulletCartPolePixels-v0", "CartPole-v1", "ElbowArm-v0"])
+def test_other_environments(tmp_path, monkeypatch, env_id):
+    """Of images, of other packages, and without an equilibrium: nobody takes over."""
+    (card,), _ = played(
+        tmp_path,
+        monkeypatch,
+        {0: ["tab"], 4: ["q"]},
+        env_id=env_id if env_id == "CartPole-v1" else prefixed(env_id),
+    )
+    assert card["length"] == 4
 
 
 def test_episodes_are_recorded_afterwards(tmp_path, monkeypatch, capsys):
