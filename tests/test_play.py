@@ -171,12 +171,7 @@ def test_agents_of_stacks_are_refused(tmp_path, capsys):
 @pytest.mark.parametrize("env_id", ["BulletCartPolePixels-v0", "CartPole-v1", "ElbowArm-v0"])
 def test_other_environments(tmp_path, monkeypatch, env_id):
     """Of images, of other packages, and without an equilibrium: nobody takes over."""
-    (card,), _ = played(
-        tmp_path,
-        monkeypatch,
-        {0: ["tab"], 4: ["q"]},
-        env_id=env_id if env_id == "CartPole-v1" else prefixed(env_id),
-    )
+    (card,), _ = played(tmp_path, monkeypatch, {0: ["tab"], 4: ["q"]}, env_id=prefixed(env_id))
     assert card["length"] == 4
 
 
