@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test test-all lint check results benchmark-agents ablations atari observability presets robust custom-environment \
+.PHONY: help venv docs demo test test-all lint check results benchmark-agents ablations atari observability presets robust custom-environment \
 	bench scaling mutants videos format clean
 
 help: ## list these targets
@@ -12,7 +12,7 @@ venv: $(VENV)/.installed ## install everything into .venv
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@.ci/venv $(VENV)
 	@echo "Installing into $(VENV) (the first time takes minutes, most of them for torch)"
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[agents,atari,dev]"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[agents,atari,dev,docs]"
 	@touch $@
 
 demo: venv ## train, evaluate and record an agent
@@ -78,6 +78,9 @@ videos: venv ## record the bundled agents and draw the images of the docs
 	$(BIN)/bullet-envs record --gif --env BulletCartPole-v0 --algo dqn
 	$(BIN)/bullet-envs record --gif --env BalancingPlate-v0 --algo reinforce
 
+docs: venv ## build the documentation site in build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
+
 format: venv ## format and fix what can be fixed
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
@@ -87,5 +90,5 @@ mutants: venv ## change the code in one place at a time, and see whether the qui
 	$(BIN)/python -m benchmarks.mutants
 
 clean: ## remove .venv and all that was built
-	rm -rf $(VENV) build dist mutants *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist mutants docs/environments docs/command_line.rst *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -21,11 +21,14 @@ from bullet_envs.template import EXAMPLE, write_package
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     *("README.md", "docs/pixels.md", "docs/custom_environment.md", "docs/agents.md"),
-    *("docs/perturbations.md", "docs/validation.md"),
+    *("docs/perturbations.md", "docs/validation.md", "docs/first_ten_minutes.md"),
     "agents/README.md",
 )
 # What a document shows that is not to be run here: installation, other programs, and make.
-NOT_OURS = ("pip ", "conda ", "make ", "pytest", "tensorboard", "python -m benchmarks")
+NOT_OURS = (
+    *("pip ", "conda ", "source ", "make "),
+    *("pytest", "tensorboard", "python -m benchmarks"),
+)
 # Settings that snippets have, and what makes their trainings take seconds.
 SHORTER = {"timesteps=": 512, "n_steps=": 16, "batch_size=": 64}
 
