@@ -12,7 +12,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 
-from .network_policy import NetworkPolicy
+from .network_policy import NetworkPolicy, clip
 from .networks import build_features, mlp
 from .wrappers import VectorEpisodeStatistics, autoreset_mode
 
@@ -181,6 +181,14 @@ class ActorCriticPolicy(NetworkPolicy):
             policy = self.network.distribution(self.tensor(observations))
             actions = policy.mode() if deterministic else policy.sample()
         return self.env_actions(actions)
+
+    def most_likely(self, observations: Tensor) -> Tensor:
+        """Return the modes of the distributions, those of a Box clipped."""
+        actions = self.network.distribution(observations).mode()
+        space = self.action_space
+        if isinstance(space, gym.spaces.Box):
+            return clip(actions, space)
+        return actions[:, 0] if isinstance(space, gym.spaces.Discrete) else actions
 
     def env_actions(self, actions: Tensor) -> npt.NDArray[Any]:
         """Return actions of a distribution as environments take them: a Box clips its own."""

@@ -38,6 +38,17 @@ class NetworkPolicy(Policy):
     def build(self) -> nn.Module:
         """Return a new network for the policy's spaces and widths."""
 
+    @abstractmethod
+    def most_likely(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return the most likely actions, as environments take them.
+
+        Args:
+            observations: as the network takes them, shape (batch, ...).
+
+        Returns:
+            Shape (batch, ...), int64 or float32.
+        """
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""
@@ -47,6 +58,12 @@ class NetworkPolicy(Policy):
         """Return observations as the network takes them."""
         dtype = torch.uint8 if is_image(self.observation_space) else torch.float32
         return torch.as_tensor(observations, dtype=dtype, device=self.device)
+
+
+def clip(actions: torch.Tensor, space: gym.spaces.Box) -> torch.Tensor:
+    """Return actions of shape (batch, ...) clipped to the bounds of their space."""
+    low, high = (torch.as_tensor(bound, dtype=actions.dtype) for bound in (space.low, space.high))
+    return actions.clamp(low, high)
 
 
 class GreedyPolicy(NetworkPolicy):
@@ -66,6 +83,11 @@ class GreedyPolicy(NetworkPolicy):
     def act(self, observations: npt.NDArray[Any], deterministic: bool) -> npt.NDArray[Any]:
         """Return the action with the largest output for each observation."""
         with torch.no_grad():
-            outputs = self.network(self.tensor(observations))
-        actions: npt.NDArray[Any] = outputs.argmax(dim=1).cpu().numpy()
+            chosen = self.most_likely(self.tensor(observations))
+        actions: npt.NDArray[Any] = chosen.cpu().numpy()
         return actions
+
+    def most_likely(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return the actions with the largest output, int64 of shape (batch,)."""
+        outputs: torch.Tensor = self.network(observations)
+        return outputs.argmax(dim=1)

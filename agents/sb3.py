@@ -47,7 +47,7 @@ from .checkpoints import (
     restore_learner,
     whole_number,
 )
-from .network_policy import NetworkPolicy
+from .network_policy import NetworkPolicy, clip
 from .networks import build_encoder, is_image
 from .run import Config, Run, derived_seed
 from .wrappers import VectorEpisodeStatistics
@@ -129,6 +129,18 @@ class _SB3Policy(NetworkPolicy):
         """Return the policy's actions, random ones drawn from torch's global generator."""
         actions, _ = self.network.predict(observations, deterministic=deterministic)
         return actions
+
+    def most_likely(self, observations: Tensor) -> Tensor:
+        """Return what ``predict`` does, in PyTorch alone: actions scaled, or clipped."""
+        actions = self.network._predict(observations, deterministic=True)
+        space = self.action_space
+        if not isinstance(space, gym.spaces.Box):
+            return actions
+        actions = actions.reshape(-1, *space.shape)
+        if self.network.squash_output:
+            low, high = (torch.as_tensor(bound) for bound in (space.low, space.high))
+            return low + 0.5 * (actions + 1) * (high - low)
+        return clip(actions, space)
 
 
 class SB3PPOPolicy(_SB3Policy):

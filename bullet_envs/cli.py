@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,6 +49,13 @@ EXTRA = (
     *("torch", "stable_baselines3", "safetensors", "scipy", "tensorboard", "rich", "matplotlib"),
     "markdown",
 )
+# Those of the others.
+OTHER_EXTRAS = {
+    "ray": "rllib",
+    **dict.fromkeys(("onnx", "onnxscript"), "onnx"),
+    "yaml": "huggingface",
+    **dict.fromkeys(("minari", "jax", "h5py"), "minari"),
+}
 INSTALL = "pip install 'bullet-envs[agents]'"
 
 
@@ -91,8 +99,8 @@ def _sentence(error: Exception) -> str:
 def _missing(error: ModuleNotFoundError) -> str:
     """Return what an error of an import says, and what to install."""
     module = (error.name or "").partition(".")[0]
-    if module == "ray":
-        return f"{error}: {INSTALL.replace('agents', 'rllib')}"
+    if module in OTHER_EXTRAS:
+        return f"{error}: {INSTALL.replace('agents', OTHER_EXTRAS[module])}"
     return f"{error}: {INSTALL}" if module in EXTRA else str(error)
 
 
@@ -267,6 +275,44 @@ def _add_agent_commands(commands: Any) -> None:
         help="the two of the heat map; default: those that the agent bears least of",
     )
     command.set_defaults(command=_validate)
+
+    command = commands.add_parser(
+        "export",
+        help="write an agent as an ONNX model, or as a folder in Hugging Face's layout",
+        description="Write an agent as an ONNX model from observations to its most likely actions,"
+        " or as a folder in Hugging Face's layout. Nothing is uploaded.",
+    )
+    command.add_argument("--env", required=True, help=ENV_HELP)
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--algo", choices=LEARNED, help="a bundled agent")
+    which.add_argument(
+        "-i", "--trained-agent", type=Path, help="an agent of your own: best.json or its folder"
+    )
+    command.add_argument("--format", choices=("onnx", "huggingface"), required=True)
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="the file, or the new folder"
+    )
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--video", type=Path, metavar="FILE", help="an MP4 for the folder")
+    which.add_argument("--record", action="store_true", help="record one for the folder")
+    command.set_defaults(command=_export, env_kwargs=[])
+
+    command = commands.add_parser(
+        "collect",
+        help="play episodes into a Minari dataset",
+        description="Play episodes into a Minari dataset, in ~/.minari/datasets or where"
+        " MINARI_DATASETS_PATH says.",
+    )
+    _add_agent(command)
+    command.add_argument("-n", "--n-episodes", type=int, default=100, help="how many (100)")
+    command.add_argument("--seed", type=int, default=0, help="of the first; 1 more for each next")
+    command.add_argument(
+        "-o", "--output", required=True, metavar="DATASET_ID", help="e.g. plate/lqr-v0"
+    )
+    command.add_argument("--author", help="for the metadata")
+    command.add_argument("--author-email", help="the same")
+    command.add_argument("--code-permalink", help="the same: where the code is that made it")
+    command.set_defaults(command=_collect)
 
     command = commands.add_parser("replay", help="play a recorded episode again, without the agent")
     command.add_argument("file", type=Path, metavar="FILE", help="the JSON beside a video")
@@ -611,6 +657,47 @@ def _record_episode(
             ended = terminated or truncated
             bar.update()
     return folder / f"{prefix}-episode-0.mp4"
+
+
+def _export(options: argparse.Namespace) -> int:
+    if options.format == "onnx" and (options.video is not None or options.record):
+        raise ValueError("--format onnx has no video: --video and --record are for huggingface")
+    agent = _load(options, options.algo or options.trained_agent)
+
+    from .agents import export
+
+    if options.format == "onnx":
+        export.to_onnx(agent, options.output)
+    elif options.record:
+        export.require_free(options.output)
+        with tempfile.TemporaryDirectory() as folder:
+            video = _record_episode(agent, 0, Path(folder))
+            export.to_huggingface(agent, options.output, video)
+    else:
+        export.to_huggingface(agent, options.output, options.video)
+    print(options.output)
+    return 0
+
+
+def _collect(options: argparse.Namespace) -> int:
+    _require_seed(options.seed)
+    if not 1 <= options.n_episodes <= 1_000_000:
+        raise ValueError(f"--n-episodes {options.n_episodes} must lie from 1 to 1000000")
+    agent = _load(options, options.algo or options.trained_agent)
+
+    from .agents import collect
+
+    dataset = collect.collect(
+        agent,
+        options.output,
+        range(options.seed, options.seed + options.n_episodes),
+        not options.stochastic,
+        author=options.author,
+        author_email=options.author_email,
+        code_permalink=options.code_permalink,
+    )
+    print(f"{dataset.total_episodes} episodes, {dataset.total_steps} steps: {options.output}")
+    return 0
 
 
 def _validate(options: argparse.Namespace) -> int:

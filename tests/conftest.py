@@ -144,6 +144,14 @@ def make_vec():
         envs.close()
 
 
+def everything_in(folder):
+    """Return the content of each file below a folder by its path, None for a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
 def states_of(envs):
     """Return the states, shape (num_envs, columns)."""
     if isinstance(envs, SyncVectorEnv):

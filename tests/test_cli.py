@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLED, PIXEL_IDS, STATE_IDS, TRAINED_HERE
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS, TRAINED_HERE, everything_in
 from PIL import Image
 from video_tools import decode
 
@@ -61,7 +61,7 @@ LONG = "-" * 5000
 # A wrong command and what its one line must say; the legal values, where one can list them.
 WRONG = {
     "": "COMMAND",
-    "foo": "'list', 'new', 'train', 'evaluate', 'enjoy', 'compare', 'record', 'validate', 'replay'",
+    "foo": "'enjoy', 'compare', 'record', 'validate', 'export', 'collect', 'replay'",
     "observability": "invalid choice: 'observability'",
     "train": "--env, --algo",
     "train --algo reinforce": "--env",
@@ -198,13 +198,6 @@ def untrained(algo, env_id, frame_stack=1, action_repeat=1):
     """Return a small agent with random weights."""
     env = EnvConfig(env_id, {}, frame_stack, action_repeat)
     return new_agent(algorithm(algo).policy, env, (8,))
-
-
-def everything_in(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
 
 
 @pytest.fixture
