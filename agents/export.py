@@ -22,7 +22,6 @@ from .environment import bare_id
 from .evaluation import EPISODES, evaluate
 from .network_policy import NetworkPolicy
 
-FORMATS = ("onnx", "huggingface")
 INPUT, OUTPUT = "observation", "action"
 RETURNS = {"mean", "std", "worst", "episodes"}  # in a card, of its evaluation
 

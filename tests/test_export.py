@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BUNDLED, everything_in
+from conftest import BUNDLED, STATE_IDS, everything_in
 
 from bullet_envs import cli
 from bullet_envs.agents import EnvConfig, algorithm, load_agent, new_agent
@@ -182,3 +182,22 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, capsys, module, extra
 def test_controllers_have_no_network(tmp_path):
     with pytest.raises(ValueError, match="'lqr' has no network"):
         to_onnx(load_agent(ENV_ID, "lqr"), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("env_id", STATE_IDS)
+def test_settings_for_rl_zoo_are_the_presets(env_id):
+    """What RL Zoo gives to SB3's PPO is what `train --algo sb3-ppo` gives to it."""
+    yaml = pytest.importorskip("yaml")
+    path = Path(__file__).parent.parent / "examples" / "rl_zoo_ppo.yml"
+    given = yaml.safe_load(path.read_text())[env_id]
+    ppo = algorithm("sb3-ppo")
+    config = ppo.config(env_id=env_id, **ppo.preset(env_id))
+    assert given.pop("policy") == "MlpPolicy"
+    assert given.pop("policy_kwargs") == f"dict(net_arch={list(config.hidden)})"
+    for name in ("learning_rate", "clip_range"):  # fall linearly to zero
+        assert given.pop(name) == f"lin_{getattr(config, name)}"
+    assert given == {name: getattr(config, name) for name in given}
+    assert given.keys() == {
+        *("n_envs", "n_timesteps", "n_steps", "batch_size"),
+        *("n_epochs", "gamma", "gae_lambda", "ent_coef"),
+    }
