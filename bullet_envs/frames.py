@@ -9,7 +9,9 @@ import collections
 import concurrent.futures
 import dataclasses
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -107,8 +109,17 @@ def _draw(picture: Picture, overlay: Overlay | None) -> Frame:
     return frame if overlay is None else overlay.drawn_into(frame)
 
 
-def _ignore_ctrl_c() -> None:
+def _begin_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that records ends them
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that records has ended, which a signal may have killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)
 
 
 class _Here(concurrent.futures.Executor):
@@ -133,7 +144,7 @@ class DrawingProcesses:
         self._executor: concurrent.futures.Executor = _Here()
         if workers:
             self._executor = concurrent.futures.ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), _ignore_ctrl_c
+                workers, multiprocessing.get_context("spawn"), _begin_process
             )
         self._most = 4 * workers  # frames that wait, of 1.5 MB
         self._waiting: collections.deque[concurrent.futures.Future[Frame]] = collections.deque()

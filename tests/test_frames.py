@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -217,3 +222,30 @@ def test_smaller_frames(tmp_path, small_frames):
             recorder.step(0)
     frames, _ = decode(tmp_path / "rl-video-episode-0.mp4")
     assert frames.shape == (4, 52, 90, 3)
+
+
+KILLED = """
+import os, signal, time
+from bullet_envs.frames import DrawingProcesses
+
+if __name__ == "__main__":
+    drawing = DrawingProcesses(2)
+    print(*[drawing._executor.submit(os.getpid).result() for _ in range(2)], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_with_the_one_that_records(tmp_path):
+    """Also where it is killed, and cannot end them."""
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED)
+    child = subprocess.run([sys.executable, str(program)], capture_output=True, timeout=60)
+    assert child.returncode == -signal.SIGKILL
+    numbers = {int(number) for number in child.stdout.split()}
+    assert numbers
+    for _ in range(100):
+        if not any(Path(f"/proc/{number}").exists() for number in numbers):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("a process that draws is left")
