@@ -99,6 +99,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker("core")
         if item.path.stem in SINGLE:
             item.add_marker("single")
+        # What is general shows with the first task of robots.py; the second bears the sweeps.
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if any(isinstance(one, str) and one.startswith("Shover") for one in values):
+            item.add_marker("sweep")
 
 
 def _is_redundant(item):

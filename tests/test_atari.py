@@ -93,6 +93,7 @@ def test_trainings_on_a_game_resume_exactly(algo, tmp_path, monkeypatch):
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
 
 
+@pytest.mark.sweep
 def test_the_same_commands_play_games(tmp_path, capsys):
     """train, evaluate and record, by the id alone; a game's name is not a folder of files."""
     game = ["--env", "ALE/Breakout-v5", "--env-kwargs", "max_num_frames_per_episode:200"]

@@ -776,7 +776,7 @@ TRAININGS = {
 
 @pytest.fixture(
     params=[
-        pytest.param(algo, marks=[] if algo == "dqn" else [pytest.mark.sweep])
+        pytest.param(algo, marks=pytest.mark.sweep)
         for algo in TRAINED_HERE
         if algo not in ("sb3-a2c", "sb3-dqn")  # as sb3-ppo and sb3-sac
     ]

@@ -367,7 +367,8 @@ ALIKE = ("sb3-a2c", "sb3-dqn", "sb3-sac")  # share all but their names with sb3-
 @pytest.mark.parametrize(
     "algo, env_id",
     [
-        *((algo, ENV_ID) for algo in TRAINED_HERE if algo not in ALIKE),
+        *((algo, ENV_ID) for algo in TRAINED_HERE if algo not in (*ALIKE, "a2c", "reinforce")),
+        *(pytest.param(algo, ENV_ID, marks=pytest.mark.sweep) for algo in ("a2c", "reinforce")),
         *(pytest.param(algo, ENV_ID, marks=pytest.mark.sweep) for algo in ALIKE),
         pytest.param("dqn", PIXEL_ID, marks=pytest.mark.sweep),
     ],
@@ -616,7 +617,12 @@ def test_a_renderer_that_is_missing_is_named(run_python):
 
 
 @pytest.mark.parametrize(
-    "env_id, algo", [pair for pair in BUNDLED if pair[0] not in PIXEL_IDS[1:]], ids=str
+    "env_id, algo",
+    [
+        pytest.param(*pair, marks=pytest.mark.sweep if pair[0] in PIXEL_IDS else ())
+        for pair in BUNDLED
+    ],
+    ids=str,
 )
 def test_bundled_agent_plays_from_the_command(capsys, env_id, algo):
     """`bullet-envs evaluate --algo …` prints what the agent returns from the first seeds.

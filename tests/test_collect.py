@@ -17,7 +17,10 @@ pytest.importorskip("jax")
 pytest.importorskip("h5py")
 
 # Minari's collector leaves its temporary folders to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),
+]
 ENV_ID = "BulletCartPole-v0"
 COLLECT = f"collect --env {ENV_ID} --algo random -n 2"
 PERTURBED = {"perturbations": {"parameters": {"pole_mass": {"uniform": [0.05, 0.2]}}}}

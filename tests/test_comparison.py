@@ -192,6 +192,7 @@ def test_video_of_two_controllers(short, tmp_path, monkeypatch, capsys):
     assert [bool(red > green + 80) for red, green, _ in rims] == [True, False] * 2
 
 
+@pytest.mark.sweep
 def test_panels_say_who_acts(short, tmp_path, monkeypatch):
     """The agent's name first, then the id; nothing is written into them without overlay."""
     drawn = []

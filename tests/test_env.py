@@ -107,6 +107,7 @@ def test_works_without_standard_streams(tmp_path, closed):
     assert (tmp_path / "alive").exists()
 
 
+@pytest.mark.sweep
 def test_threads_leave_the_standard_streams_alone(run_python):
     """Environments that are made in several threads at once do not lose the process's stdout."""
     child = run_python(

@@ -15,6 +15,8 @@ ENV_ID = "BulletCartPole-v0"
 CONTINUOUS = ("a2c", "ppo", "sb3-ppo", "sb3-a2c", "sb3-sac", "rllib-ppo")
 EXPORT = f"export --env {ENV_ID} --algo reinforce"
 
+pytestmark = pytest.mark.slow
+
 
 def untrained(algo, env_id=ENV_ID, **env_kwargs):
     return new_agent(algorithm(algo).policy, EnvConfig(env_id, env_kwargs), (8,))

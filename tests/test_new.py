@@ -152,9 +152,10 @@ def test_spawned_workers_find_it(package):
     ours.close()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "keywords",
-    [pytest.param("sparse:true", marks=pytest.mark.sweep), "goal_observation:true"],
+    ["sparse:true", "goal_observation:true"],
 )
 def test_a_short_training(package, tmp_path, monkeypatch, capsys, keywords):
     """Train, evaluate and record by the command, on vectors and on a Dict with goals."""

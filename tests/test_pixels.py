@@ -473,6 +473,7 @@ def says_why(text):
     return text.startswith("renderer='egl' cannot be used: ") and "renderer='tiny'" in text
 
 
+@pytest.mark.sweep
 def test_egl_draws_or_says_why(run_python, tmp_path):
     """Images are the state's alone, none is Bullet's software renderer's, all is silent."""
     child = run_python(EGL, PYTHONUNBUFFERED=None)  # with it C's stdout needs no flush

@@ -217,7 +217,8 @@ def display():
     if not (shutil.which("Xvfb") and shutil.which("xdotool")):
         pytest.skip("Xvfb or xdotool is not installed")
     receiver, sender = os.pipe()
-    command = ["Xvfb", "-displayfd", str(sender), "-nolisten", "tcp", "-screen", "0", "1024x768x24"]
+    command = ["Xvfb", "-displayfd", str(sender), "-nolisten", "tcp", "-noreset"]
+    command += ["-screen", "0", "1024x768x24"]
     server = subprocess.Popen(command, pass_fds=[sender], stderr=subprocess.DEVNULL)
     os.close(sender)
     with os.fdopen(receiver) as pipe:

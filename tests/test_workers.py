@@ -36,8 +36,8 @@ MODES = list(AutoresetMode)
 # How often each end of a process is tried, and the ids and modes that bear the quick tests.
 TIMES = [1, pytest.param(10, marks=pytest.mark.sweep)]
 QUICK = [
-    *((env_id, mode) for env_id in STATE_IDS for mode in MODES),
-    *((env_id, AutoresetMode.SAME_STEP) for env_id in ALL_IDS if env_id not in STATE_IDS),
+    *((STATE_IDS[0], mode) for mode in MODES),
+    *((env_id, AutoresetMode.SAME_STEP) for env_id in ALL_IDS if env_id != STATE_IDS[0]),
 ]
 
 
@@ -360,7 +360,7 @@ WAYS = ("close", "collect", "end", "exit", "error", "ctrl-c", "kill")
 @pytest.mark.parametrize(
     "how, start_method, times",
     [
-        *((how, "fork", 1) for how in WAYS),
+        *((how, "fork", 1) for how in ("close", "ctrl-c", "kill")),
         *[("kill", "forkserver", 1), ("end", "spawn", 1)],
         *(
             pytest.param(how, start_method, times, marks=pytest.mark.sweep)
