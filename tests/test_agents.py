@@ -342,6 +342,7 @@ def test_agents_leave_observations_as_they_are(agent):
 
 
 # The last of each name: on images, and with continuous actions, where it can have them.
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "agent", {kind[1]: kind for kind in KINDS}.values(), ids=kind_id, indirect=True
 )

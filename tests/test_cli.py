@@ -670,6 +670,7 @@ def test_demo(short_demo, capsys):
     assert Path(re.search(r"video: (.*)", printed)[1]).stat().st_size > 0
 
 
+@pytest.mark.sweep
 def test_demo_stops_on_ctrl_c(short_demo, monkeypatch, capsys):
     """Stopped in its training the demo ends with code 130 and without a video."""
     monkeypatch.setattr(Run, "advance", lambda run, steps: signal.raise_signal(signal.SIGINT))

@@ -384,7 +384,7 @@ COPIERS = {
 
 @pytest.fixture(
     params=[
-        pytest.param(copier, marks=[sweep] if name == "pickle" else [])
+        pytest.param(copier, marks=[] if name == "deepcopy" else [sweep])
         for name, copier in COPIERS.items()
     ],
     ids=COPIERS,
@@ -591,13 +591,8 @@ def resident_bytes():
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize(
-    "env_id",
-    [
-        pytest.param(env_id, marks=[pytest.mark.sweep] if "Pixels" in env_id else [])
-        for env_id in LEAK_IDS
-    ],
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize("env_id", LEAK_IDS)
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
 def test_make_and_close_do_not_leak(env_id):
     """Memory stays where it is over a hundred environments and hundreds of resets."""

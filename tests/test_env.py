@@ -435,6 +435,7 @@ def frame_digest(env_id):
     return frame
 
 
+@pytest.mark.sweep
 def test_frame_in_another_process(run_python):
     """Another process draws the same frames to the bit."""
     child = run_python(FRAMES, PYTHONHASHSEED="7")
