@@ -90,8 +90,9 @@ def test_commands_run(document, elsewhere, monkeypatch):
             continue
         program, *arguments = shlex.split(command)
         assert program == "bullet-envs", command
-        # Minutes; tests/test_rllib.py and tests/test_validation.py.
-        if "ALE/" in command or "rllib" in command or arguments[0] == "validate":
+        # Minutes, or extras; the tests of RLlib, of validation, of exports and of datasets.
+        elsewhere_tested = arguments[0] in ("validate", "export", "collect")
+        if "ALE/" in command or "rllib" in command or elsewhere_tested:
             cli._build_parser().parse_args(arguments)
             continue
         if arguments[0] == "train":

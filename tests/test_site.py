@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import STATE_IDS
+from conftest import ALL_IDS, STATE_IDS
 
 import bullet_envs
 
@@ -75,7 +75,7 @@ def pages(site):
     return {path: Page(path) for path in site.rglob("*.html")}
 
 
-@pytest.mark.parametrize("env_id", bullet_envs.ENV_IDS)
+@pytest.mark.parametrize("env_id", ALL_IDS)
 def test_every_id_has_a_page(env_id, site, pages):
     """A page has what the live task has, and a video if there is one."""
     page = pages[site / "environments" / f"{env_id}.html"]
