@@ -27,7 +27,7 @@ DOCUMENTS = (
 # What a document shows that is not to be run here: installation, other programs, and make.
 NOT_OURS = (
     *("pip ", "conda ", "source ", "make "),
-    *("pytest", "tensorboard", "python -m benchmarks", "python examples/"),
+    *("pytest", "tensorboard", "python -m benchmarks", "python examples/", "python -m rl_zoo3"),
 )
 # Settings that snippets have, and what makes their trainings take seconds.
 SHORTER = {"timesteps=": 512, "n_steps=": 16, "batch_size=": 64}
