@@ -270,6 +270,7 @@ def test_training_goes_on_without_a_killed_env_runner(tmp_path, cluster):
         os.kill(killed[0], signal.SIGKILL)
 
     settings = {"num_env_runners": 2, "num_envs_per_env_runner": 8, "n_timesteps": 12_000}
+    settings["solved_evaluations"] = 0  # to the end, also where it is solved before
     config = short("rllib-ppo", **settings, eval_freq=2000, save_freq=2000)
     run = train_with(config, tmp_path / "run", kill)
     assert killed and run.steps >= 12_000
@@ -280,6 +281,7 @@ def test_training_goes_on_without_a_removed_node(tmp_path, cluster):
     """Its env runners begin anew where there is room, or those that are left play alone."""
     raylets, nodes = cluster
     settings = {"num_env_runners": 2, "num_envs_per_env_runner": 8, "n_timesteps": 12_000}
+    settings["solved_evaluations"] = 0  # to the end, also where it is solved before
     config = short("rllib-ppo", **settings, eval_freq=2000, save_freq=2000)
     run = train_with(config, tmp_path / "run", lambda: raylets.remove_node(nodes[0]))
     assert run.steps >= 12_000
