@@ -146,7 +146,7 @@ SHORT = {
         "hidden": (16,),
     },
     **{
-        algo: {**TINY[algo], "n_timesteps": 5000, "eval_freq": 1000, "save_freq": 1000}
+        algo: {**TINY[algo], "n_timesteps": 2500, "eval_freq": 500, "save_freq": 500}
         for algo in ("sb3-a2c", "sb3-dqn", "sb3-sac")
     },
 }
@@ -169,6 +169,7 @@ TINY_IMAGES = {
         "eval_freq": 200,
         "save_freq": 200,
         "learning_starts": 100,
+        "batch_size": 16,
         **IMAGES,
     },
     "a2c": {
@@ -886,6 +887,7 @@ def outcome(folder):
         *(
             pytest.param(algo, "BulletCartPolePixels-v0", marks=pytest.mark.sweep)
             for algo in TRAINED_HERE
+            if algo not in ("sb3-a2c", "sb3-dqn")  # as sb3-ppo and sb3-sac
         ),
     ],
 )
@@ -984,10 +986,8 @@ print(run.stopped, run.steps, run.steps_to_replay)
 @pytest.mark.parametrize(
     "algo, env_id, number",
     [
-        pytest.param("reinforce", "BalancingPlate-v0", signal.SIGINT, marks=pytest.mark.sweep),
         ("dqn", "BulletCartPole-v0", signal.SIGTERM),
-        pytest.param("sb3-ppo", "BulletCartPole-v0", signal.SIGINT, marks=pytest.mark.sweep),
-        pytest.param("sb3-sac", "BalancingPlate-v0", signal.SIGTERM, marks=pytest.mark.sweep),
+        pytest.param("sb3-sac", "BulletCartPole-v0", signal.SIGINT, marks=pytest.mark.sweep),
     ],
     ids=str,
 )
@@ -1098,7 +1098,7 @@ AWKWARD = {
     "stops, algo",
     [
         *(sweep_few((1, 10, 777), algo) for algo in TRAINED_HERE),
-        *(pytest.param((1777,), algo, marks=pytest.mark.sweep) for algo in TRAINED_HERE),
+        pytest.param((1777,), "reinforce", marks=pytest.mark.sweep),
     ],
     ids=str,
 )
@@ -1158,7 +1158,7 @@ def reckless():
 
 
 @pytest.mark.parametrize(
-    "env_id", ["Reckless-v0", pytest.param("BalancingPlate-v0", marks=pytest.mark.sweep)]
+    "env_id", ["Reckless-v0", pytest.param("BulletCartPole-v0", marks=pytest.mark.sweep)]
 )
 @pytest.mark.parametrize("algo", FEWEST_ALGOS)
 def test_evaluating_does_not_change_the_training(tmp_path, algo, env_id, reckless):

@@ -784,7 +784,7 @@ TRAININGS = {
 def trained(request, tmp_path):
     """Return algorithm, run and a longer config of a short training with a checkpoint."""
     learner = algorithm(request.param)
-    config = learner.config(env_id=ENV_ID, hidden=(8,), eval_freq=10**9, **TRAININGS[request.param])
+    config = learner.config(env_id=ENV_ID, hidden=(), eval_freq=10**9, **TRAININGS[request.param])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "evaluate", lambda run, agent: None)
         with Run(tmp_path / "run", config, progress=False) as run:

@@ -62,13 +62,13 @@ def test_table_of_rows():
 
 
 # Less than the measurement has.
-SHORT = {"IMAGES": 2000, "UNSEEN": 500, "ROUNDS": 2, "EPOCHS": 10}
+SHORT = {"IMAGES": 1500, "UNSEEN": 500, "ROUNDS": 2, "EPOCHS": 8}
 
 
 def short_measurement(monkeypatch, env_id):
     for name, value in SHORT.items():
         monkeypatch.setattr(observability, name, value)
-    row = measure(env_id, 64, 2, 1, episodes=10)
+    row = measure(env_id, 64, 2, 1, episodes=3)
     r2 = np.array([float(value) for value in row["r2"].split()])
     # The height of the ball, say, is of no use to the regulator.
     used = np.any(load_agent(registered(env_id).state_id, "lqr").policy.gain != 0, axis=0)
@@ -94,7 +94,9 @@ def still(stacks):
 @pytest.mark.sweep
 def test_the_measurement_can_fail(monkeypatch):
     """Of still images no speed is told, and the LQR does not balance."""
-    monkeypatch.setitem(SHORT, "IMAGES", 1000)  # what is not there takes no long search
+    # What is not there takes no long search.
+    monkeypatch.setitem(SHORT, "IMAGES", 1000)
+    monkeypatch.setitem(SHORT, "ROUNDS", 1)
     build = observability.build_network
 
     def blinded(*arguments):
