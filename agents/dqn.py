@@ -168,7 +168,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tau": 0.01,
         "n_steps": 3,
         "gamma": 0.99,
-        "learning_rate": 6e-4,
+        "learning_rate": 1e-3,
         "reward_scale": 0.1,
         "exploration_fraction": 0.2,
         "exploration_final": 0.1,
