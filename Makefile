@@ -36,7 +36,7 @@ lint: venv ## check format, style and types
 
 check: lint test-all ## everything a change must pass
 
-results: venv ## train every agent with every seed and rewrite the README's table
+results: venv ## train every agent with every seed and rewrite the table of docs/results.md
 	$(BIN)/python -m benchmarks.results
 
 benchmark-agents: venv ## train the agents by hand beside published figures, where the CSV has no row
@@ -64,7 +64,7 @@ custom-environment: venv ## train the guide's arm with every seed, where its CSV
 
 bench: venv ## time the environments beside bare PyBullet and others
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"
-	$(BIN)/python -m benchmarks.time_to_solve --json docs/bench.json --readme README.md
+	$(BIN)/python -m benchmarks.time_to_solve --json docs/bench.json --document docs/speed.md
 
 scaling: venv ## measure workers, and Ray RLlib's sampling and trainings, for docs/scaling.md
 	$(BIN)/python -m benchmarks.worker_scaling --json docs/worker_scaling.json --document docs/scaling.md

@@ -1,1 +1,1 @@
-"""Measurements behind the README's claims: run from the repository, not part of the wheel."""
+"""Measurements behind the documents' claims: run from the repository, not part of the wheel."""

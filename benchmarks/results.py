@@ -1,6 +1,7 @@
-"""The evidence: every agent on every id over all seeds, as a CSV and as the tables of the README.
+"""The evidence: every agent on every id over all seeds, as CSV files and a table.
 
-Train and evaluate every cell that the CSV lacks, alone on the machine (``make results``)::
+Train and evaluate every cell that the CSV lacks, alone on the machine (``make results``), and
+rewrite the table of ``docs/results.md``::
 
     python -m benchmarks.results
 
@@ -61,11 +62,11 @@ def evaluation_seeds(env_id: str) -> range:
 
 
 def main() -> None:
-    """Fill the CSV, bundle the agents and rewrite the table of a README."""
+    """Fill the CSV, bundle the agents and rewrite the table of a document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--csv", type=Path, default=CSV_PATH)
     parser.add_argument("--curves", type=Path, default=CURVES_PATH)
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--document", type=Path, default=Path("docs/results.md"))
     parser.add_argument("--plot", type=Path, default=Path("docs/curves.png"))
     parser.add_argument("--runs", type=Path, default=Path("runs/results"))
     parser.add_argument("--envs", nargs="+", choices=env_ids(), default=list(env_ids()))
@@ -84,8 +85,8 @@ def main() -> None:
                 _train_cell(env_id, algo, seed, options)
     rows = read_rows(options.csv)
     plot(read_rows(options.curves), options.plot)
-    text = options.readme.read_text()
-    write_atomically(options.readme, with_section(text, "results", table(rows)).encode())
+    text = options.document.read_text()
+    write_atomically(options.document, with_section(text, "results", table(rows)).encode())
 
 
 def cells() -> list[tuple[str, str, int]]:

@@ -1,8 +1,8 @@
 """``make bench``: throughput (``bullet-envs bench``), and the time that agents take to solve.
 
-Write all figures to a JSON file and their ratios into the README::
+Write all figures to a JSON file and their ratios into a document::
 
-    python -m benchmarks.time_to_solve --json docs/bench.json --readme README.md
+    python -m benchmarks.time_to_solve --json docs/bench.json --document docs/speed.md
 """
 
 import argparse
@@ -224,18 +224,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="rounds of each section (7)")
     parser.add_argument("--only", default="", help="a section's title, or part of several")
     parser.add_argument("--json", type=Path, help="a file for all figures")
-    parser.add_argument("--readme", type=Path, help="a text whose section 'bench' to rewrite")
+    parser.add_argument("--document", type=Path, help="a text whose section 'bench' to rewrite")
     options = parser.parse_args()
-    if options.readme is not None:
+    if options.document is not None:
         if options.only:
-            parser.error(f"--only {options.only!r} and --readme must not be combined")
-        with_section(options.readme.read_text(), "bench", "")  # refuses before the time is spent
+            parser.error(f"--only {options.only!r} and --document must not be combined")
+        with_section(options.document.read_text(), "bench", "")  # refuses before the time is spent
     everything = [*bench.sections(), repeated_actions(), *sections()]
     chosen = bench.choose(everything, options.only)
     results = bench.run(chosen, options.repeats, options.json)
-    if options.readme is not None:
-        text = options.readme.read_text()
-        options.readme.write_text(with_section(text, "bench", summary(results)))
+    if options.document is not None:
+        text = options.document.read_text()
+        options.document.write_text(with_section(text, "bench", summary(results)))
 
 
 def summary(results: dict[str, Any]) -> str:

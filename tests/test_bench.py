@@ -1,4 +1,4 @@
-"""The bench measures what it says, names what it skips, and is what the README shows."""
+"""The bench measures what it says, names what it skips, and is what the documents show."""
 
 import contextlib
 import json
@@ -147,21 +147,21 @@ def time_everything(monkeypatch, *words):
     time_to_solve.main()
 
 
-def test_make_bench_rewrites_the_readme(tmp_path, monkeypatch, capsys):
-    """Throughput and time to solve are written into JSON and README together."""
+def test_make_bench_rewrites_a_document(tmp_path, monkeypatch, capsys):
+    """Throughput and time to solve are written into JSON and document together."""
     ratio = {"name": "ours", "over": "theirs", "median": 2.0, "low": 1.5, "high": 2.5}
     section = {"title": "one environment", "in_summary": True, "ratios": [ratio]}
     monkeypatch.setattr(Section, "run", lambda *_: section)
     solved = {"seeds_solved": {"ours": 3, "theirs": 2}, "seeds": 3}
     monkeypatch.setattr(time_to_solve.TimeToSolve, "run", lambda *_: {**section, **solved})
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- bench -->\n<!-- /bench -->\nafter\n")
-    files = ["--json", str(tmp_path / "bench.json"), "--readme", str(readme)]
+    document = tmp_path / "speed.md"
+    document.write_text("before\n<!-- bench -->\n<!-- /bench -->\nafter\n")
+    files = ["--json", str(tmp_path / "bench.json"), "--document", str(document)]
     time_everything(monkeypatch, "--repeats", "1", *files)
     results = json.loads((tmp_path / "bench.json").read_text())
     sections = [*bench.sections(), time_to_solve.repeated_actions(), *time_to_solve.sections()]
     assert len(results["sections"]) == len(sections)
-    text = readme.read_text()
+    text = document.read_text()
     assert f"before\n<!-- bench -->\n{time_to_solve.summary(results)}\n<!-- /bench -->" in text
     assert "| ours | theirs | 2.00 | 1.50 to 2.50 |" in text
     assert "| ours (3 of 3 seeds) | theirs (2 of 3 seeds) | 2.00 | 1.50 to 2.50 |" in text
@@ -173,7 +173,7 @@ def test_make_bench_rewrites_the_readme(tmp_path, monkeypatch, capsys):
         (["--only", "spaceships"], "'spaceships'"),
         (["--repeats", "0"], "repeats=0 must be 1 or more"),
         (["--json", "/no/such/folder/x.json"], "/no/such/folder/x.json"),
-        (["--readme", "README.md"], "--readme"),
+        (["--document", "docs/speed.md"], "--document"),
         (["--env", "CartPole-v1"], "--env CartPole-v1 must be a registered task"),
     ],
 )
@@ -188,9 +188,9 @@ def test_bad_options_are_refused(words, message, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "words, error",
     [
-        (["--readme", "/no/such/README.md"], FileNotFoundError),
-        (["--readme", "LICENSE"], ValueError),
-        (["--readme", "README.md", "--only", "time to solve"], SystemExit),
+        (["--document", "/no/such/speed.md"], FileNotFoundError),
+        (["--document", "LICENSE"], ValueError),
+        (["--document", "docs/speed.md", "--only", "time to solve"], SystemExit),
         (["--only", "spaceships"], ValueError),
     ],
 )
@@ -272,7 +272,8 @@ def test_what_was_measured_before_ctrl_c_is_kept(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "bench.json").read_text())["sections"] == [finished]
 
 
-def test_the_readme_shows_the_committed_run():
+def test_a_document_shows_the_committed_run():
     """The table is that of docs/bench.json, to the letter."""
     results = json.loads((ROOT / "docs" / "bench.json").read_text())
-    assert f"<!-- bench -->\n{time_to_solve.summary(results)}\n" in (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "speed.md").read_text()
+    assert f"<!-- bench -->\n{time_to_solve.summary(results)}\n" in text

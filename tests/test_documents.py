@@ -20,8 +20,8 @@ from bullet_envs.template import EXAMPLE, write_package
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
-    *("README.md", "docs/pixels.md", "docs/custom_environment.md", "docs/agents.md"),
-    *("docs/perturbations.md", "docs/validation.md", "docs/first_ten_minutes.md"),
+    "README.md",
+    *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
     "agents/README.md",
 )
 # What a document shows that is not to be run here: installation, other programs, and make.
@@ -29,6 +29,7 @@ NOT_OURS = (
     *("pip ", "conda ", "source ", "make "),
     *("pytest", "tensorboard", "python -m benchmarks", "python examples/", "python -m rl_zoo3"),
 )
+EXTRAS = ("envpool", "ray")  # snippets that import these need them
 # Settings that snippets have, and what makes their trainings take seconds.
 SHORTER = {"timesteps=": 512, "n_steps=": 16, "batch_size=": 64}
 
@@ -63,7 +64,8 @@ def test_snippets_run(document, elsewhere):
     for block in blocks(document, "python"):
         if document == "docs/custom_environment.md":
             continue  # they are the parts of one file, see below
-        if "import envpool" in block and importlib.util.find_spec("envpool") is None:
+        needs = [name for name in EXTRAS if re.search(rf"^(import|from) {name}\b", block, re.M)]
+        if not all(map(importlib.util.find_spec, needs)):
             continue
         code = block.replace('render_mode="human"', 'render_mode="rgb_array"')
         for name, value in SHORTER.items():
@@ -107,8 +109,9 @@ def test_commands_run(document, elsewhere, monkeypatch):
             arguments += ["--repeats", "1"]
         assert main(arguments) == 0, command
         ran += 1
-    at_least = {"README.md": 6, "docs/custom_environment.md": 4, "agents/README.md": 3}
-    assert ran >= {**at_least, "docs/agents.md": 4}.get(document, 0)
+    at_least = {"docs/use.md": 5, "docs/trouble.md": 4, "docs/custom_environment.md": 4}
+    at_least |= {"docs/agents.md": 4, "docs/recording.md": 3, "agents/README.md": 3}
+    assert ran >= at_least.get(document, 0)
 
 
 def test_commands_of_tables_are_found():

@@ -54,13 +54,13 @@ def test_every_seed_has_a_curve(env_id, algo):
             assert all(1 <= float(point["return"]) <= 500 for point in mine)
 
 
-def test_bundled_results_are_the_readmes():
-    """The table of the README is what `make results` writes, to the letter."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+def test_bundled_results_are_those_of_the_document():
+    """The table of the document is what `make results` writes, to the letter."""
+    text = (Path(__file__).parent.parent / "docs" / "results.md").read_text()
     rows = read_rows(results.CSV_PATH)
     assert [results.cell_of(row) for row in rows] == results.cells()
-    assert results.table(rows) in readme
-    assert with_section(readme, "results", results.table(rows)) == readme
+    assert results.table(rows) in text
+    assert with_section(text, "results", results.table(rows)) == text
 
 
 def test_cells_of_the_results():
@@ -151,7 +151,8 @@ def test_results_of_a_tiny_matrix(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "EPISODES", 4)
     card = tmp_path / "bundled" / "card.json"
     monkeypatch.setattr(results, "pretrained_card", lambda *names: card)
-    Path("README.md").write_text("# Title\n<!-- results -->\n<!-- /results -->\n")
+    Path("docs").mkdir()
+    Path("docs/results.md").write_text("# Title\n<!-- results -->\n<!-- /results -->\n")
     places = ["--csv", "results.csv", "--curves", "curves.csv"]
     command = ["results", *places, "--envs", env_id, "--algos", "random", "dqn"]
     monkeypatch.setattr(sys, "argv", command)
@@ -169,7 +170,7 @@ def test_results_of_a_tiny_matrix(tmp_path, monkeypatch):
         **{name: float(rows[1][name]) for name in results.SCORES},
         "episodes": 4,
     }
-    assert results.table(rows) in Path("README.md").read_text()
+    assert results.table(rows) in Path("docs/results.md").read_text()
     assert Path("docs/curves.png").is_file()
     assert not list(Path("runs/results").iterdir())
 
