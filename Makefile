@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help venv docs demo test test-all lint check results benchmark-agents ablations atari observability presets robust custom-environment \
-	bench scaling mutants videos format clean
+	convergence bench scaling mutants videos format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ presets: venv ## measure again what an LQG can control, where the CSV has no row
 
 custom-environment: venv ## train the guide's arm with every seed, where its CSV has no row
 	$(BIN)/python -m benchmarks.custom_environment
+
+convergence: venv ## measure again how the physics errs with its time step, for docs/physics.md
+	$(BIN)/python -m benchmarks.convergence
 
 bench: venv ## time the environments beside bare PyBullet and others
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"

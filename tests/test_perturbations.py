@@ -13,10 +13,12 @@ import pytest
 from conftest import PIXEL_IDS, STATE_IDS, assert_same, compare, sample
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from oracle import HEIGHT, euler_cart_pole, in_play, plate_rates, random_play, rk4
+from oracle import HEIGHT, plate_rates
 from robots import Shover
 
+from benchmarks.convergence import euler_cart_pole, random_play
 from bullet_envs.env import BulletEnv
+from bullet_envs.equations_of_motion import in_play, rk4
 from bullet_envs.perturbations import Distribution, parse_perturbations
 from bullet_envs.simulation import Simulation
 from bullet_envs.tasks import BalancingPlate, CartPole

@@ -143,11 +143,10 @@ class BalancingPlate(Task):
                  drop_height=0.02``; that torque rights the plate only for a ball that starts
                  near its centre, e.g. ``start_position=0.01, start_tilt=0.01``.
 
-    Physics      Against the exact solution, in 0.5 s of random play (``tests/oracle.py``, worst of
-                 500 runs), 50 Hz errs by 0.48 deg and 6.1 mm, 100 Hz by 0.24 deg and 2.4 mm,
-                 200 Hz by 0.12 deg and 1.2 mm at 4/3 of the cost, 1000 Hz by 0.02 deg and 0.3 mm
-                 at 4 times the cost. 100 Hz ships because its error is a tenth of the ball's
-                 radius, and every doubling costs a third more time.
+    Physics      Against the exact solution, in 0.5 s of random play (``benchmarks/convergence.py``,
+                 worst of 500 runs), 50 Hz errs by 0.48 deg and 6.1 mm, 100 Hz by 0.24 deg and
+                 2.4 mm, 200 Hz by 0.12 deg and 1.2 mm, 1000 Hz by 0.02 deg and 0.2 mm at 3 times
+                 the cost. 100 Hz ships because its error is about a tenth of the ball's radius.
 
     Versions     v0  first release.
     """

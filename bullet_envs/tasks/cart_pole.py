@@ -134,9 +134,9 @@ class CartPole(Task):
                  left on) is ``control_hz=20, force=50, x_limit=10``.
 
     Physics      Equal to a semi-implicit Euler of the textbook equations to 1e-9. Against the
-                 exact solution, in 0.5 s of random play (``tests/oracle.py``, worst of 2000 runs),
-                 100 Hz errs by 0.84 deg and 10.6 mm, 1000 Hz by a tenth of that at 7 times the
-                 cost.
+                 exact solution, in 0.5 s of random play (``benchmarks/convergence.py``, worst of
+                 2000 runs), 100 Hz errs by 0.84 deg and 10.6 mm, 1000 Hz by a tenth of that at 3
+                 times the cost.
 
     Versions     v0  first release.
     """
