@@ -6,6 +6,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # generated_pages, and benchmarks for the curves
 
+import mathjax  # noqa: E402
+
 import bullet_envs  # noqa: E402
 
 project = "bullet-envs"
@@ -25,4 +27,10 @@ napoleon_use_ivar = True  # properties are listed as members too
 napoleon_custom_sections = [("Class attributes", "params_style")]
 autodoc_member_order = "bysource"
 html_theme = "furo"
+html_use_index = html_domain_indices = False  # API has all entries, and the search
 html_title = f"bullet-envs {release}"
+try:
+    html_static_path = [str(mathjax.fetch(HERE.parent / "build"))]
+    mathjax_path = mathjax.FILE
+except OSError as error:
+    sys.stderr.write(f"formulas will need the network, since MathJax cannot be fetched: {error}\n")

@@ -26,6 +26,7 @@ from bullet_envs.agents import ALGOS, settings_help
 
 FOLDER = "environments"
 VIDEOS = "_videos"
+EXTERNAL_LINKS = "external_links.txt"
 UNITS = {"torque": "N or N·m", "velocity": "m/s or rad/s", "position": "m or rad"}
 SOLUTION = """\
 from pathlib import Path
@@ -47,6 +48,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension with Sphinx."""
     app.connect("builder-inited", write_pages)
     app.connect("build-finished", copy_videos)
+    app.connect("build-finished", list_external_links)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -80,6 +82,16 @@ def copy_videos(app: Sphinx, exception: Exception | None) -> None:
             shutil.copy(video, target)
 
 
+def list_external_links(app: Sphinx, exception: Exception | None) -> None:
+    """Write a line for each link out of the site, to look through by hand: none is fetched."""
+    lines = set()
+    if exception is None:
+        for page in Path(app.outdir).rglob("*.html"):
+            for link in re.findall(r'(?:href|src)="(https?:[^"]+)"', page.read_text("utf-8")):
+                lines.add(f"{link} {page.relative_to(app.outdir).as_posix()}\n")
+        (Path(app.outdir) / EXTERNAL_LINKS).write_text("".join(sorted(lines)), encoding="utf-8")
+
+
 def _overview() -> str:
     """Return a table of all ids."""
     rows = []
@@ -97,7 +109,9 @@ def environment_page(env_id: str, video: Path | None, has_curves: bool) -> str:
         task: Task = env.unwrapped.task
         summary, texts = _sections(type(task))
         name = _file_name(env_id)
-        parts = [_heading(env_id, "="), summary]
+        # The search takes an id for one word.
+        words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", type(task).__name__)
+        parts = [f".. meta::\n   :keywords: {', '.join(words)}", _heading(env_id, "="), summary]
         if video is not None:
             agent = video.name.partition("-start")[0]
             parts += [

@@ -1,13 +1,20 @@
-"""The site builds without a warning, has a page for each registered id, and no dead link."""
+"""The site builds without a warning, has a page for each registered id, and no dead link.
+
+Where there is Chromium, every page is opened on a wide and a narrow screen, light and dark.
+"""
 
 import dataclasses
+import functools
 import html
+import http.server
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -48,7 +55,8 @@ def source(tmp_path_factory):
     generated = shutil.ignore_patterns("environments", "command_line.rst", "__pycache__")
     shutil.copytree(ROOT / "docs", source / "docs", ignore=generated)
     shutil.copy(ROOT / "README.md", source)
-    for name in ("agents", "benchmarks", "examples", "videos"):
+    (ROOT / "build").mkdir(exist_ok=True)  # keeps MathJax, which is fetched once
+    for name in ("agents", "assets", "benchmarks", "build", "bullet_envs", "examples", "videos"):
         (source / name).symlink_to(ROOT / name)
     return source
 
@@ -121,3 +129,192 @@ def test_solutions_run(env_id, source, site, tmp_path, monkeypatch):
     exec(code, namespace)
     assert namespace["env"].action_space.contains(namespace["action"])
     namespace["env"].close()
+
+
+SEARCHED = "balancing plate reward"
+
+
+def test_search_index_has_the_words(site):
+    """Each word is in the index of the search, and all of them in the page of the plate."""
+    from sphinx.search.en import SearchEnglish
+
+    stem = SearchEnglish({}).stem
+    text = (site / "searchindex.js").read_text(encoding="utf-8")
+    index = json.loads(re.search(r"Search\.setIndex\((.*)\)", text, re.DOTALL)[1])
+    plate = index["docnames"].index("environments/BalancingPlate-v0")
+    for word in SEARCHED.split():
+        places = [index[kind].get(stem(word), []) for kind in ("terms", "titleterms")]
+        found = [page for one in places for page in (one if isinstance(one, list) else [one])]
+        assert plate in found, word
+
+
+def test_external_links_are_listed(site, pages):
+    """Those of every page, for someone to look through. The pages themselves load nothing."""
+    listed = (site / "external_links.txt").read_text(encoding="utf-8").splitlines()
+    links = {link for page in pages.values() for link in page.links if "://" in link}
+    assert {line.partition(" ")[0] for line in listed} == links
+    loaded = re.compile(r"<(?:script|img|video|iframe|link)\b[^>]*(?:src|href)=.https?:[^>]*>")
+    found = [tag for page in pages.values() for tag in loaded.findall(page.text)]
+    if (ROOT / "build" / "mathjax-3.2.2").exists():  # where npm's registry could be reached
+        assert not found
+
+
+# Put at the head of each page: what goes wrong in it, from its first script on.
+RECORDER = b"""<script>
+window.faults = [];
+const fault = e => faults.push(e.message || `cannot load ${e.target.src || e.target.href}`);
+addEventListener("error", fault, true);
+addEventListener("unhandledrejection", e => faults.push(String(e.reason)));
+for (const level of ["error", "warn"]) {
+  const log = console[level];
+  console[level] = (...words) => { faults.push(words.join(" ")); log(...words); };
+}
+</script>"""
+# Opens each page in a frame as wide as a screen, and sends back what it saw there.
+DRIVER = """<!doctype html><body><script>
+const jobs = JOBS;
+const wait = ms => new Promise(done => setTimeout(done, ms));
+async function until(what, seconds = 20) {
+  for (let i = 0; i < 20 * seconds && !what(); i++) await wait(50);
+}
+async function look({path, width, theme}) {
+  localStorage.setItem("theme", theme);
+  const frame = document.createElement("iframe");
+  frame.style.cssText = `width: ${width}px; height: 900px; border: 0`;
+  const loaded = new Promise(done => frame.onload = done);
+  frame.src = path;
+  document.body.append(frame);
+  await loaded;
+  const page = frame.contentWindow, root = page.document.documentElement;
+  if (page.MathJax && page.MathJax.startup) await page.MathJax.startup.promise;
+  const results = page.document.querySelector("#search-results");
+  if (results) await until(() => results.querySelector("li a"));
+  const tooWide = [...page.document.querySelectorAll("article *")].filter(one => {
+    const box = one.getBoundingClientRect();
+    // What holds the article scrolls on narrow screens, so it does not count.
+    for (let up = one; up && up.tagName !== "ARTICLE"; up = up.parentElement)
+      if (["auto", "scroll", "hidden"].includes(page.getComputedStyle(up).overflowX)) return false;
+    return box.width && box.right > width + 1;
+  });
+  const seen = {
+    path, width, theme, faults: page.faults,
+    overflow: root.scrollWidth - root.clientWidth,
+    tooWide: tooWide.slice(0, 3).map(one => one.outerHTML.slice(0, 120)),
+    images: [...page.document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src),
+    formulas: page.document.querySelectorAll(".math").length,
+    drawn: page.document.querySelectorAll(".math mjx-container svg").length,
+    colour: page.getComputedStyle(page.document.body).backgroundColor,
+    found: results ? [...results.querySelectorAll("li a")].map(a => a.getAttribute("href")) : [],
+  };
+  frame.remove();
+  return seen;
+}
+(async () => {
+  const seen = [];
+  for (const job of jobs)
+    seen.push(await look(job).catch(error => ({...job, faults: [String(error)]})));
+  await fetch("/seen", {method: "POST", body: JSON.stringify(seen)});
+})();
+</script>"""
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves the site with the recorder of faults in each page, and takes what was seen."""
+
+    def do_GET(self):
+        path = Path(self.translate_path(self.path))
+        if self.path == "/driver":
+            content = self.server.driver.encode()
+        elif path.suffix == ".html" and path.is_file():
+            content = path.read_bytes().replace(b"<head>", b"<head>" + RECORDER, 1)
+        else:
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        return self.wfile.write(content)
+
+    def do_POST(self):
+        self.server.seen = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
+        self.server.finished.set()
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def seen(site, pages, tmp_path_factory):
+    """Return what Chromium sees of every page, on two screens, light and dark."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium here")
+    paths = [f"/{path.relative_to(site).as_posix()}" for path in sorted(pages)]
+    paths = [path for path in paths if path != "/search.html"]
+    jobs = [
+        {"path": path, "width": width, "theme": theme}
+        for path in [*paths, f"/search.html?q={SEARCHED.replace(' ', '+')}"]
+        for width in (1280, 390)
+        for theme in ("light", "dark")
+    ]
+    handler = functools.partial(Handler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.driver = DRIVER.replace("JOBS", json.dumps(jobs))
+        server.seen, server.finished = None, threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000"]
+        profile = tmp_path_factory.mktemp("profile")
+        browser = subprocess.Popen(
+            [
+                *[chromium, *options, "--remote-debugging-port=0"],  # stays until it is ended
+                *[f"--user-data-dir={profile}", f"http://127.0.0.1:{server.server_port}/driver"],
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert server.finished.wait(300), "Chromium sent nothing"
+        finally:
+            browser.terminate()
+            browser.wait(30)
+            server.shutdown()
+    assert len(server.seen) == len(jobs)
+    return server.seen
+
+
+@pytest.mark.parametrize("fault", ["faults", "tooWide", "images"])
+def test_no_page_has_a_fault(fault, seen):
+    """No error or warning in the console, nothing wider than the screen, every image is there."""
+    wrong = [(one["path"], one["width"], one[fault]) for one in seen if one[fault]]
+    assert not wrong
+
+
+def test_no_page_scrolls_sideways(seen):
+    """Wide tables scroll by themselves."""
+    assert not [(one["path"], one["width"]) for one in seen if one["overflow"] > 0]
+
+
+def test_formulas_are_drawn(seen):
+    """By the MathJax of the site, all of them."""
+    assert any(one["formulas"] > 10 for one in seen)
+    assert not [one["path"] for one in seen if one["drawn"] < one["formulas"]]
+
+
+def test_pages_are_light_and_dark(seen):
+    """Each theme has its background."""
+    colours = {
+        theme: {o["colour"] for o in seen if o["theme"] == theme} for theme in ("light", "dark")
+    }
+    assert all(len(of) == 1 for of in colours.values())
+    assert colours["light"] != colours["dark"]
+
+
+def test_search_finds(seen):
+    """The page of the plate is the first that the search shows."""
+    searches = [one for one in seen if one["path"].startswith("/search.html")]
+    assert searches
+    for one in searches:
+        assert one["found"] and "BalancingPlate" in one["found"][0], one["found"]
