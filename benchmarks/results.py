@@ -208,9 +208,11 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
             panel.axhline(solved, color="grey", linewidth=0.8, linestyle="--")
             panel.set(title=f"{env_id}, {algo}", xlabel="environment steps (thousands)")
             panel.title.set_fontsize(9)
-            if panel.get_legend_handles_labels()[0]:
-                panel.legend(fontsize=8, loc="lower right")
         line[0].set_ylabel("return of 20 episodes")
+    # A seed has the same colour in all panels.
+    labelled = [panel.get_legend_handles_labels() for panel in panels.flat]
+    handles, labels = max(labelled, key=lambda of: len(of[1]))
+    figure.legend(handles, labels, ncols=len(labels), loc="outside lower center", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -115,6 +115,11 @@ def test_links_resolve(site, pages):
     assert checked > 100 * len(bullet_envs.ENV_IDS)
 
 
+def test_tables_are_tables(pages):
+    """None has become a paragraph, as by a comment between its rows."""
+    assert not [path.name for path, page in pages.items() if re.search(r"<p>\s*\|", page.text)]
+
+
 @pytest.mark.parametrize("env_id", STATE_IDS)
 def test_solutions_run(env_id, source, site, tmp_path, monkeypatch):
     """What a page says about solving its environment runs, in a short training."""

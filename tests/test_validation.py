@@ -316,7 +316,7 @@ def test_the_document_has_every_check():
     """A row for each, in their order."""
     text = (Path(__file__).parent.parent / "docs" / "validation.md").read_text()
     rows = text.partition("<!-- checks -->")[2].partition("<!-- /checks -->")[0].strip()
-    assert [row.split("`")[1] for row in rows.splitlines()] == list(certificate.CHECKS)
+    assert [row.split("`")[1] for row in rows.splitlines()[2:]] == list(certificate.CHECKS)
 
 
 def test_the_telling_coordinates():
