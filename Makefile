@@ -68,6 +68,7 @@ convergence: venv ## measure again how the physics errs with its time step, for 
 bench: venv ## time the environments beside bare PyBullet and others
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.time_to_solve --json docs/bench.json --document docs/speed.md
+	$(BIN)/python -m benchmarks.suites
 
 scaling: venv ## measure workers, and Ray RLlib's sampling and trainings, for docs/scaling.md
 	$(BIN)/python -m benchmarks.worker_scaling --json docs/worker_scaling.json --document docs/scaling.md

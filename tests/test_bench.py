@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import SUITE
 
-from benchmarks import time_to_solve
+from benchmarks import suites, time_to_solve
+from benchmarks.tables import read_rows
 from bullet_envs import bench
 from bullet_envs.agents import algorithm
 from bullet_envs.bench import Case, Ratio, Section
@@ -270,6 +271,16 @@ def test_what_was_measured_before_ctrl_c_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(Section, "run", run)
     assert main(["bench", "--json", str(tmp_path / "bench.json")]) == 130
     assert json.loads((tmp_path / "bench.json").read_text())["sections"] == [finished]
+
+
+def test_the_comparison_shows_the_committed_run():
+    """So do the ratios beside other suites."""
+    results = json.loads((ROOT / "docs" / "bench.json").read_text())
+    shown = suites.table(read_rows(suites.CSV_PATH), results)
+    text = (ROOT / "docs" / "comparison.md").read_text()
+    assert f"<!-- suites -->\n{shown}\n<!-- /suites -->" in text
+    with pytest.raises(KeyError, match="PyFlyt was not timed"):
+        suites.ratio_to(results, "PyFlyt")
 
 
 def test_a_document_shows_the_committed_run():
