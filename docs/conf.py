@@ -26,6 +26,7 @@ myst_heading_anchors = 3  # the anchors that GitHub makes
 napoleon_use_ivar = True  # properties are listed as members too
 napoleon_custom_sections = [("Class attributes", "params_style")]
 autodoc_member_order = "bysource"
+smartquotes_action = "qe"  # quotes and ellipses: options begin with two dashes
 html_theme = "furo"
 html_use_index = html_domain_indices = False  # API has all entries, and the search
 html_title = f"bullet-envs {release}"

@@ -120,6 +120,12 @@ def test_tables_are_tables(pages):
     assert not [path.name for path, page in pages.items() if re.search(r"<p>\s*\|", page.text)]
 
 
+def test_options_keep_their_dashes(site, pages):
+    """Two of them, also outside of code."""
+    text = html.unescape(pages[site / "command_line.html"].text)
+    assert "settings of --algo" in text and "\N{EN DASH}" not in text
+
+
 @pytest.mark.parametrize("env_id", STATE_IDS)
 def test_solutions_run(env_id, source, site, tmp_path, monkeypatch):
     """What a page says about solving its environment runs, in a short training."""
