@@ -7,6 +7,8 @@ import dataclasses
 import functools
 import html
 import http.server
+import importlib
+import io
 import json
 import os
 import re
@@ -157,6 +159,16 @@ def test_search_index_has_the_words(site):
         places = [index[kind].get(stem(word), []) for kind in ("terms", "titleterms")]
         found = [page for one in places for page in (one if isinstance(one, list) else [one])]
         assert plate in found, word
+
+
+def test_another_mathjax_is_refused(tmp_path, monkeypatch):
+    """A file that is not the release is not kept."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    mathjax = importlib.import_module("mathjax")
+    monkeypatch.setattr(mathjax.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"other"))
+    with pytest.raises(ValueError, match="not the release of MathJax"):
+        mathjax.fetch(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_external_links_are_listed(site, pages):
