@@ -25,11 +25,11 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tqdm import tqdm
 
 from ..frames import DrawingProcesses, Picture
 from ..mp4 import Mp4Writer, make_folder, to_json
 from ..overlay import Overlay, overlay_of
+from ..progress import progress_bar
 from ..recorder import HELD
 from ..versions import versions
 from .agent import Agent
@@ -87,7 +87,7 @@ def evaluate_all(
 ) -> dict[str, Evaluation]:
     """Return the results of an episode from each seed, for each agent: see :func:`evaluate`."""
     total = len(agents) * len(seeds)
-    with tqdm(desc="evaluating", unit="episode", total=total, mininterval=0.5) as bar:
+    with progress_bar(desc="evaluating", unit="episode", total=total) as bar:
         return {
             name: evaluate(agent, seeds, deterministic, workers, bar.update)
             for name, agent in agents.items()
@@ -255,7 +255,7 @@ def record(
         writer = Mp4Writer(path, fps)
         stack.callback(writer.abort)  # without effect on one that is closed
         drawing = stack.enter_context(contextlib.closing(DrawingProcesses(drawing_processes)))
-        bar = stack.enter_context(tqdm(desc="recording", unit="step", total=limit, mininterval=0.5))
+        bar = stack.enter_context(progress_bar(desc="recording", unit="step", total=limit))
         episodes = {
             name: play(name, agent, env, seed, deterministic)
             for (name, agent), env in zip(agents.items(), envs, strict=True)

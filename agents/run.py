@@ -12,6 +12,7 @@ import json
 import math
 import random
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from typing_extensions import Self
 
+from ..progress import progress_bar
 from ..versions import versions
 from .agent import Agent
 from .card import are_widths
@@ -168,6 +170,43 @@ def derived_seed(*words: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
 
 
+class _TrainingBar(tqdm):  # type: ignore[misc]
+    """Shows return and threshold, and how long the training will last.
+
+    A curve of returns cannot be extrapolated: lines through the last evaluations of
+    ``benchmarks/curves.csv`` foretell the end wrongly by a factor of 3 to 100. So the time is that
+    to the limit of steps, or, once an evaluation was solved, that to the evaluation with which
+    enough in a row would be.
+
+    Attributes:
+        solved_at: steps at which the training may be solved, infinite if that is not known.
+    """
+
+    FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {left}{postfix}]"
+    bar_format: str
+    solved_at = math.inf
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What the formats show; tqdm's, and ``left``."""
+        facts: dict[str, Any] = super().format_dict
+        elapsed, n, total = facts["elapsed"], facts["n"], facts["total"]
+        rate = facts["rate"] or (elapsed and (n - facts["initial"]) / elapsed)
+        may_be_solved = self.solved_at <= total
+        steps = (self.solved_at if may_be_solved else total) - n
+        time_left = tqdm.format_interval(steps / rate) if rate else "?"
+        text = "solved in {} at best" if may_be_solved else "at most {} left"
+        return {**facts, "left": text.format(time_left)}
+
+    def finish(self, complete: bool, summary: str) -> None:
+        """End the bar with a summary, and fill it if the training has come to its end."""
+        if complete:
+            self.total = self.n
+        self.delay = 0  # a short training has a line in a log file too
+        self.bar_format = self.bar_format.replace(", {left}", "")
+        self.set_postfix_str(summary, refresh=False)
+
+
 class Run:
     """A training in progress. Use it as a context: inside, Ctrl-C asks the training to stop.
 
@@ -213,15 +252,19 @@ class Run:
             self._create_folder()
         self._log_rows = self._old_log_rows()
         self._writer = SummaryWriter(str(folder), purge_step=self.steps or None)
-        self._bar = tqdm(
+        self._threshold = config.env.reward_threshold
+        if progress:
+            solved = "" if self._threshold is None else f", solved at {self._threshold:g}"
+            limit = f"up to {config.n_timesteps} steps{solved}"
+            tqdm.write(f"training on {config.env_id} in {folder}: {limit}", file=sys.stderr)
+        self._bar = progress_bar(
+            _TrainingBar,
             total=config.n_timesteps,
             initial=self.steps,
-            unit="step",
             unit_scale=True,
             disable=not progress,
-            dynamic_ncols=True,
-            mininterval=0.5,
-            desc=f"{config.env_id} seed {config.seed}",
+            desc=f"seed {config.seed}",
+            bar_format=_TrainingBar.FORMAT,
         )
 
     def __enter__(self) -> Self:
@@ -239,6 +282,8 @@ class Run:
     ) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if kind is None and not self._bar.disable:
+            self._bar.finish(self.complete, ", ".join(filter(None, [self.outcome, self._best])))
         self._bar.close()
         self._writer.close()
 
@@ -269,6 +314,29 @@ class Run:
         return 0 < self.config.solved_evaluations <= self.solved_in_a_row
 
     @property
+    def outcome(self) -> str:
+        """How the training ended, empty where the environment has no reward threshold.
+
+        Solved for good is "solved"; where the mean of an evaluation, but not each episode of
+        ``solved_evaluations`` in a row, reached the threshold, that is "threshold reached".
+        """
+        if self.stopped:
+            return "stopped"
+        if self.solved:
+            return "solved"
+        if self._threshold is None:
+            return ""
+        reached = self.best_return is not None and self.best_return >= self._threshold
+        return "threshold reached" if reached else "not solved"
+
+    @property
+    def _best(self) -> str:
+        return "" if self.best_return is None else f"best {self._of_threshold(self.best_return)}"
+
+    def _of_threshold(self, mean: float) -> str:
+        return f"return {mean:.0f}" + (f" of {self._threshold:g}" if self._threshold else "")
+
+    @property
     def evaluation_due(self) -> bool:
         """Whether ``eval_freq`` steps have passed since the last evaluation, or all steps."""
         return self.steps >= min(self._next_evaluation, self.config.n_timesteps)
@@ -297,8 +365,10 @@ class Run:
 
     def log(self, scalars: Mapping[str, float]) -> None:
         """Log scalars under SB3's names, to TensorBoard at once and to ``progress.csv`` later."""
-        if "rollout/ep_rew_mean" in scalars:
-            self._bar.set_postfix_str(f"return {scalars['rollout/ep_rew_mean']:.0f}", refresh=False)
+        # Training returns are below those of evaluations: they are shown until there are these.
+        shown = "eval/mean_reward" if self.best_return is not None else "rollout/ep_rew_mean"
+        if shown in scalars:
+            self._bar.set_postfix_str(self._of_threshold(scalars[shown]), refresh=False)
         scalars = {**scalars, "time/fps": self.steps / max(self.seconds, 1e-9)}
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, self.steps)
@@ -320,15 +390,19 @@ class Run:
             )
         self._next_evaluation = self.steps + self.config.eval_freq
         mean = float(evaluation.returns.mean())
-        threshold = agent.env.reward_threshold
+        threshold = self._threshold
         solved = threshold is not None and bool((evaluation.returns >= threshold).all())
         self.solved_in_a_row = self.solved_in_a_row + 1 if solved else 0
+        missing = max(0, self.config.solved_evaluations - self.solved_in_a_row)
+        self._bar.solved_at = self.steps + missing * self.config.eval_freq if solved else math.inf
+        is_best = self.best_return is None or mean >= self.best_return
+        if is_best:
+            self.best_return = mean
         self.log(
             {"eval/mean_reward": mean, "eval/mean_ep_length": float(evaluation.lengths.mean())}
         )
         self._write_log()
-        if self.best_return is None or mean >= self.best_return:
-            self.best_return = mean
+        if is_best:
             agent.facts = {
                 "seed": self.config.seed,
                 "steps": self.steps,

@@ -19,10 +19,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from tqdm import tqdm
 
 from .. import Recorder
 from ..perturbations import parse_perturbations
+from ..progress import progress_bar
 from ..task import Task
 from ..versions import versions
 from .agent import Agent
@@ -249,7 +249,7 @@ class Cells:
         missing = [job for job in jobs if job.key not in self]
         if not missing:
             return
-        with tqdm(
+        with progress_bar(
             total=len(jobs), initial=len(jobs) - len(missing), desc=title, unit="cell"
         ) as bar:
             for key, result in _results(missing, workers):

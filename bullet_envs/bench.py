@@ -23,13 +23,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import AddRenderObservation, ResizeObservation
-from tqdm import tqdm
 
 from . import assets
 from .camera import Camera
 from .cores import count_cores
 from .engine import world
 from .engine.silence import p
+from .progress import progress_bar
 from .registration import env_ids, load_task, registered
 from .renderer import Renderer
 from .versions import versions
@@ -93,7 +93,8 @@ class Section:
                     continue
                 loops[case.name] = (case.num_envs, stack.enter_context(case.open()))
             acts = {name: _acts(loop) for name, (_, loop) in loops.items()}
-            for _ in tqdm(range(repeats), desc=self.title, unit="round", leave=False):
+            rounds = range(repeats)
+            for _ in progress_bar(iterable=rounds, desc=self.title, unit="round", leave=False):
                 for name, (num_envs, loop) in loops.items():
                     rate = num_envs / _seconds_per_act(loop, acts[name])
                     rates.setdefault(name, []).append(rate)

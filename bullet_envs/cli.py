@@ -500,8 +500,12 @@ def _train(options: argparse.Namespace) -> int:
     new_agent(learner.policy, config.env, config.hidden)  # refuses before anything is written
     folder = _run_folder(options)
     run = _run_training(learner, config, folder, options.resume, options.no_progress)
-    best = "" if run.best_return is None else f", best return {run.best_return:.1f}"
-    print(f"{run.steps} steps in {run.seconds:.0f} s{best}: {folder}")
+    facts = [f"{run.steps} steps in {run.seconds:.0f} s"]
+    if run.outcome and not run.stopped:
+        facts.append(run.outcome)
+    if run.best_return is not None:
+        facts.append(f"best return {run.best_return:.1f}")
+    print(f"{', '.join(facts)}: {folder}")
     if run.stopped:
         kept = run.steps - run.steps_to_replay
         print(
@@ -629,9 +633,8 @@ def _require_seed(seed: int) -> None:
 def _record_episode(
     agent: Any, seed: int, folder: Path, deterministic: bool = True, overlay: bool = True
 ) -> Path:
-    from tqdm import tqdm
-
     from . import Recorder
+    from .progress import progress_bar
 
     prefix = f"{agent.algo}-start{seed}"
     folder = folder / _file_name(agent.env_id)
@@ -647,7 +650,7 @@ def _record_episode(
     )
     # Around the recorder, so that the video has every frame of an action that is repeated.
     env = agent.env.wrap(recorder)
-    with env, tqdm(desc="recording", unit="action", mininterval=0.5) as bar:
+    with env, progress_bar(desc="recording", unit="action") as bar:
         observation, info = env.reset(seed=seed)
         agent.policy.begin(info, 1)
         ended = False
