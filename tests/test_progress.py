@@ -172,6 +172,14 @@ def test_a_log_file_has_occasional_lines(training, capsys, monkeypatch):
     assert lines[-1].startswith("seed 0: 100%, 1.00k/1.00k [01:30, not solved, best return 100 of")
 
 
+def test_a_short_training_in_a_log_file(training, capsys):
+    """Where it lies, and how it ended."""
+    with training() as run:
+        run.advance(1000)
+    head, last = capsys.readouterr().err.splitlines()
+    assert str(run.folder) in head and last.endswith(", not solved]")
+
+
 def test_other_bars_in_a_log_file(capsys, monkeypatch):
     """None for what takes less than ten seconds."""
     clock = Clock(monkeypatch, 0.0)
