@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
+from typing_extensions import Self
 
 from .agent import Agent
 from .wrappers import REPEATS, autoreset_mode
@@ -54,6 +55,15 @@ class Evaluation:
     returns: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.int64]
     terminated: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode]) -> Self:
+        """Return the results of episodes that have ended."""
+        return cls(
+            np.array([episode.episode_return for episode in episodes]),
+            np.array([episode.length for episode in episodes]),
+            np.array([episode.terminated for episode in episodes]),
+        )
 
 
 def ended_wait(envs: VectorEnv[Any, Any, Any]) -> bool:
@@ -160,8 +170,4 @@ def evaluate(
                 progress(len(played))
     finally:
         envs.close()
-    return Evaluation(
-        np.array([episode.episode_return for episode in episodes]),
-        np.array([episode.length for episode in episodes]),
-        np.array([episode.terminated for episode in episodes]),
-    )
+    return Evaluation.of(episodes)

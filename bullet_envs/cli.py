@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -208,6 +209,11 @@ def _add_agent_commands(commands: Any) -> None:
     _add_agent(command)
     command.add_argument("--eval-episodes", type=int, default=100)
     _add_workers(command, "processes that share the episodes, or auto (1)")
+    command.add_argument(
+        "--watch",
+        action="store_true",
+        help="show the episodes in a window, in real time, until it is left (Esc, q)",
+    )
     command.add_argument("--record", action="store_true", help="a video of the worst episode")
     _add_video(command)
     command.set_defaults(command=_evaluate)
@@ -553,10 +559,17 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if not 1 <= options.eval_episodes <= 1_000_000:
         raise ValueError(f"--eval-episodes {options.eval_episodes} must lie from 1 to 1000000")
+    if options.watch and options.workers is not None:
+        raise ValueError("--watch shows one episode after the other: leave out --workers")
     agent = _load(options, options.algo or options.trained_agent)
     seeds = range(EVALUATION_SEEDS.start, EVALUATION_SEEDS.start + options.eval_episodes)
-    workers = 1 if options.workers is None else options.workers
-    evaluation = evaluate(agent, seeds, not options.stochastic, workers)
+    if options.watch:
+        evaluation = _watch(agent, seeds, not options.stochastic)
+        if not len(evaluation.returns):
+            return 0
+    else:
+        workers = 1 if options.workers is None else options.workers
+        evaluation = evaluate(agent, seeds, not options.stochastic, workers)
     _print_table({agent.algo: evaluation}, options.env)
     if options.record:
         worst = int(evaluation.returns.argmin())
@@ -564,6 +577,33 @@ def _evaluate(options: argparse.Namespace) -> int:
         folder, deterministic = options.output_folder, not options.stochastic
         print(_record_episode(agent, seeds[worst], folder, deterministic, options.overlay))
     return 0
+
+
+def _watch(agent: Any, seeds: Sequence[int], deterministic: bool) -> Any:
+    """Show episodes until the window is left, and return the evaluation of those that ended."""
+    from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+    from .agents.evaluation import Evaluation, run_episodes
+    from .watch import Watched
+
+    watched = Watched(agent.env.make_bare(render_mode="rgb_array"), agent.algo)
+    envs = SyncVectorEnv(
+        # Around the window, which so has every frame of an action that is repeated.
+        [lambda: agent.env.wrap(watched)],
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    episodes: list[Any] = []
+    with contextlib.closing(envs), contextlib.suppress(SystemExit, KeyboardInterrupt):
+        for seed in seeds:
+            episodes += run_episodes(
+                envs,
+                lambda observations, live: agent.act(observations, deterministic, live),
+                [seed],
+                keep_observations=False,
+                begin=agent.policy.begin,
+            )
+            print(f"seed {seed}: return {episodes[-1].episode_return:g}")
+    return Evaluation.of(episodes)
 
 
 def _print_table(evaluations: dict[str, Any], env_id: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,8 @@ class Window:
             raise RuntimeError(
                 f"render_mode='human' cannot open a window: {error}"
                 f" (DISPLAY={os.environ.get('DISPLAY')!r});"
-                " use render_mode='rgb_array' for frames and videos without a display"
+                " without a display, bullet-envs record makes videos and render_mode='rgb_array'"
+                " frames"
             ) from None
         # Runs once: at close, when the window is forgotten, or when Python ends.
         self.close = weakref.finalize(self, pygame.display.quit)
@@ -62,6 +63,17 @@ class Window:
     def restart(self) -> None:
         """Let the next frame be due at once."""
         self._due = None
+
+    def leave_at(self, keys: Sequence[str]) -> None:
+        """Close the window if one of some keys was pressed, by their names in pygame.
+
+        Raises:
+            SystemExit: one was.
+        """
+        pressed = self._pygame.event.get(self._pygame.KEYDOWN)
+        if any(self._pygame.key.name(event.key) in keys for event in pressed):
+            self.close()
+            raise SystemExit(0)
 
     def show(self, draw: Callable[[], npt.NDArray[np.uint8]]) -> None:
         """Wait until the next frame is due, and show it unless it is late.

@@ -156,6 +156,7 @@ WRONG = {
     f"{EVALUATE} --eval-episodes 0": "--eval-episodes 0 must lie from 1 to 1000000",
     f"{EVALUATE} --eval-episodes -1": "--eval-episodes -1 must lie from 1 to 1000000",
     f"{EVALUATE} --eval-episodes x": "'x'",
+    f"{EVALUATE} --watch --workers 2": "leave out --workers",
     f"{EVALUATE} --env-kwargs forze:1": f"{KEYWORDS}",
     f"{EVALUATE} --env-kwargs force:0": "force=0 must be a number from 0.1 to 1000 N",
     f"{EVALUATE} --env-kwargs max_episode_steps:0": "max_episode_steps",

@@ -1,16 +1,16 @@
-"""Environments are played with keys, and every episode can be replayed."""
+"""Environments are played with keys, every episode can be replayed, and agents are watched."""
 
 import os
 import shutil
 import subprocess
 import sys
-import time
 
 import gymnasium as gym
 import numpy as np
 import pygame
 import pytest
 from conftest import ALL_STATE_IDS, prefixed
+from PIL import ImageGrab
 from video_tools import decode
 
 from bullet_envs import cli, play, replay
@@ -228,13 +228,18 @@ def display():
     server.wait()
 
 
-def test_real_keys_in_a_real_window(display, tmp_path):
-    """xdotool presses the keys of a keyboard: the cart moves while one is held, then `q` leaves."""
+def in_a_real_window(display, arguments, act):
+    """Run a command, act when its window is there, and return what it printed at its end.
+
+    Args:
+        display: name of one.
+        arguments: of the command, which must end well and complain about nothing.
+        act: is given a function that has xdotool do something.
+    """
     environ = {**os.environ, "DISPLAY": display}
     environ.pop("SDL_VIDEODRIVER", None)
-    command = [sys.executable, "-m", "bullet_envs", "play", "--env", "BalancingPlate-v0"]
     child = subprocess.Popen(
-        [*command, "-o", str(tmp_path)],
+        [sys.executable, "-m", "bullet_envs", *arguments],
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -249,19 +254,110 @@ def test_real_keys_in_a_real_window(display, tmp_path):
         for _ in range(600):
             if press("getwindowfocus") not in ("", "0", "1"):  # nobody has it, or the root
                 break
-            time.sleep(0.1)
-        time.sleep(1)
-        press("key", "r")
-        press("keydown", "Right", "sleep", "1", "keyup", "Right", "sleep", "0.2")
-        press("key", "q")
+            press("sleep", "0.1")  # time.sleep does not, see above
+        press("sleep", "1")
+        act(press)
         out, error = child.communicate(timeout=60)
     finally:
         child.kill()
         child.communicate()
     assert (child.returncode, error) == (0, ""), error
+    return out
+
+
+def test_real_keys_in_a_real_window(display, tmp_path):
+    """xdotool presses the keys of a keyboard: the cart moves while one is held, then `q` leaves."""
+
+    def act(press):
+        press("key", "r")
+        press("keydown", "Right", "sleep", "1", "keyup", "Right", "sleep", "0.2")
+        press("key", "q")
+
+    out = in_a_real_window(
+        display, ["play", "--env", "BalancingPlate-v0", "-o", str(tmp_path)], act
+    )
     logs = [replay.read(log) for log in sorted(tmp_path.rglob("*.json"))]
     actions = np.concatenate([np.reshape(log["actions"], (-1, 2)) for log in logs])
     pressed = actions[:, 1] == 1.0
     assert 5 < pressed.sum() < 100 and not actions[:, 0].any() and not actions[~pressed].any()
     assert not pressed.all()
     assert len(logs) >= 2 and "Tab " in out
+
+
+def test_an_agent_in_a_real_window(display):
+    """`evaluate --watch` shows an episode as it goes on, until `q` is pressed."""
+    frames = []
+
+    def act(press):
+        for _ in range(2):
+            press("sleep", "0.5")
+            frames.append(np.asarray(ImageGrab.grab(xdisplay=display)))
+        press("key", "q")
+
+    command = "evaluate --env BulletCartPole-v0 --algo lqr --watch"
+    assert in_a_real_window(display, command.split(), act).count("seed") < 10
+    assert all(len(np.unique(frame.reshape(-1, 3), axis=0)) > 100 for frame in frames)
+    assert not np.array_equal(*frames)
+
+
+class Shown:
+    """Counts the frames of windows, and presses a key or the cross after some of them."""
+
+    def __init__(self, monkeypatch, after=None, event=None):
+        self.count = 0
+        show = play.Window.show
+
+        def counting(window, draw):
+            show(window, draw)
+            self.count += 1
+            if self.count == after:
+                pygame.event.post(event)
+
+        monkeypatch.setattr(play.Window, "show", counting)
+
+
+@pytest.mark.parametrize(
+    "env_id, algo", [(ENV_ID, "lqr"), ("BulletCartPolePixels-v0", "ppo"), ("CartPole-v1", "random")]
+)
+def test_watched_episodes_are_those_of_evaluate(monkeypatch, capsys, env_id, algo):
+    """The same table, each state shown once, and the last one held for half a second."""
+    monkeypatch.setattr(gym.spec(env_id), "max_episode_steps", 6)
+    shown = Shown(monkeypatch)
+    command = ["evaluate", "--env", env_id, "--algo", algo, "--eval-episodes", "2"]
+    assert cli.main([*command, "--watch"]) == 0
+    first, second, *table = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("seed 10000000: return 6", "seed 10000001: return 6")
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.splitlines() == table
+    assert shown.count == 2 * (1 + 6 + 25)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pygame.event.Event(pygame.KEYDOWN, key=pygame.K_ESCAPE),
+        pygame.event.Event(pygame.KEYDOWN, key=pygame.K_q),
+        pygame.event.Event(pygame.QUIT),
+    ],
+    ids=str,
+)
+def test_a_watched_agent_can_be_left(monkeypatch, capsys, event):
+    """What was played to its end is in the table, and there is none without."""
+    monkeypatch.setattr(gym.spec(ENV_ID), "max_episode_steps", 6)
+    command = ["evaluate", "--env", ENV_ID, "--algo", "lqr", "--watch"]
+    for after, episodes in ((2 * (1 + 6 + 25) + 3, 2), (3, 0)):
+        with monkeypatch.context() as patch:
+            Shown(patch, after, event)
+            assert cli.main(command) == 0
+        printed = capsys.readouterr().out
+        assert printed.count("seed") == episodes
+        assert (f"return of {episodes} episodes" in printed) == bool(episodes)
+
+
+def test_watching_needs_a_display(monkeypatch, capsys):
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["evaluate", "--env", ENV_ID, "--algo", "lqr", "--watch"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot open a window" in error and "bullet-envs record" in error
