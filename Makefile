@@ -17,6 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: venv ## train, evaluate and record an agent
 	$(BIN)/bullet-envs demo
+	@echo "first, in this shell: source $(BIN)/activate"
 
 test: venv ## run the quick tests
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not sweep"

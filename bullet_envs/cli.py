@@ -31,6 +31,18 @@ AGENTS = (*LEARNED, *CONTROLLED)
 ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
 LONGEST = 1000  # characters of an error
 DRAWING_PROCESSES = 2
+DEMO_WIDTH = 640  # pixels: its frames take half the time of those of 960
+# What to do after the demo, with the folder of its agent for {}.
+AFTER_DEMO = {
+    "watch the agent": "bullet-envs evaluate --env BalancingPlate-v0 -i {} --watch",
+    "play it yourself": "bullet-envs play --env BalancingPlate-v0",
+    "validate the agent": "bullet-envs validate --env BalancingPlate-v0 -i {} --quick",
+    "change a parameter": "bullet-envs evaluate --env BalancingPlate-v0 -i {} --env-kwargs"
+    " ball_mass:0.01",
+    "change a setting": "bullet-envs train --env BalancingPlate-v0 --algo reinforce --hyperparams"
+    " gamma:0.95",
+    "write a task": "bullet-envs new my_robot",
+}
 PLAY_HELP = """\
 arrow keys     act, for as long as they are held; further actuators: a and d, s and w
 1 to 9         actions 1 to 9 of other environments whose actions are numbered, else 0
@@ -671,7 +683,12 @@ def _require_seed(seed: int) -> None:
 
 
 def _record_episode(
-    agent: Any, seed: int, folder: Path, deterministic: bool = True, overlay: bool = True
+    agent: Any,
+    seed: int,
+    folder: Path,
+    deterministic: bool = True,
+    overlay: bool = True,
+    width: int | None = None,
 ) -> Path:
     from . import Recorder
     from .progress import progress_bar
@@ -687,6 +704,7 @@ def _record_episode(
         overlay=overlay,
         agent=agent.algo,
         drawing_processes=DRAWING_PROCESSES,
+        width=width,
     )
     # Around the recorder, so that the video has every frame of an action that is repeated.
     env = agent.env.wrap(recorder)
@@ -898,7 +916,7 @@ def _converted(video: Path, suffix: str, *options: str) -> Path:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from .agents import algorithm, load_agent
+    from .agents import algorithm, learning_curve, load_agent
     from .agents.evaluation import evaluate
 
     env_id, algo = "BalancingPlate-v0", "reinforce"
@@ -912,9 +930,30 @@ def _demo(options: argparse.Namespace) -> int:
     trained = load_agent(env_id, folder)
     agents = [load_agent(env_id, "random"), load_agent(env_id, "lqr"), trained]
     _print_table({agent.algo: evaluate(agent) for agent in agents}, env_id)
-    path = _record_episode(trained, 0, options.output_folder)
+    path = _record_episode(trained, 0, options.output_folder, width=DEMO_WIDTH)
     print(f"\nvideo: {path}\nfacts: {path.with_suffix('.json')}\nagent: {folder}")
+    print(f"learning curve: {learning_curve.draw(folder, config.env.reward_threshold)}")
+    print("\nnext:")
+    for purpose, command in AFTER_DEMO.items():
+        print(f"  {purpose:<18}  {command.format(shlex.quote(str(folder)))}")
+    _open(path)
     return 0
+
+
+def _open(path: Path) -> subprocess.Popen[bytes] | None:
+    """Have the desktop show a file, and return the process that does, None without a desktop."""
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return None
+    try:
+        return subprocess.Popen(
+            ["xdg-open", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # the player outlives this program, and its Ctrl-C
+        )
+    except OSError:  # there is no xdg-open
+        return None
 
 
 def _doctor(options: argparse.Namespace) -> int:

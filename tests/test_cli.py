@@ -653,13 +653,17 @@ def test_bundled_agents_need_no_network_and_no_folder(tmp_path, monkeypatch):
 def short_demo(tmp_path, monkeypatch):
     """Let the demonstration train for a second only, in an empty folder, for short episodes."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr(gym.spec("BalancingPlate-v0"), "max_episode_steps", 60)
     settings = {"n_timesteps": 500, "episodes": 4, "hidden": (8,)}
     monkeypatch.setitem(algorithm("reinforce").presets, "BalancingPlate-v0", settings)
 
 
-def test_demo(short_demo, capsys):
-    """The demo trains, sets the agent between random play and the LQR, and records it."""
+def test_demo(short_demo, capsys, monkeypatch):
+    """The demo trains, sets the agent between random play and the LQR, records it, and goes on."""
+    monkeypatch.setattr(cli, "DRAWING_PROCESSES", 0)
+    monkeypatch.setattr(cli, "DEMO_WIDTH", 160)
     assert cli.main(["demo"]) == 0
     printed = capsys.readouterr().out
     rows = [line.split() for line in printed.splitlines() if re.search(r"\d +\d+\.\d$", line)]
@@ -669,6 +673,34 @@ def test_demo(short_demo, capsys):
     assert facts["agent_hash"] == agent.weights_hash
     assert facts["complete"]
     assert Path(re.search(r"video: (.*)", printed)[1]).stat().st_size > 0
+    with Image.open(re.search(r"learning curve: (.*)", printed)[1]) as image:
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 20
+    commands = re.findall(r"^  .*  bullet-envs (.*)", printed, re.MULTILINE)
+    assert [one.split()[0] for one in commands] == [
+        *("evaluate", "play", "validate", "evaluate", "train", "new")
+    ]
+    for command in commands:
+        cli._build_parser().parse_args(command.split())
+    assert cli.main([*commands[3].split(), "--eval-episodes", "2"]) == 0
+
+
+@pytest.mark.parametrize("opener", [True, False])
+def test_a_video_is_opened_on_a_desktop(tmp_path, monkeypatch, opener):
+    """By xdg-open; where there is none, or no display, nothing happens and nothing fails."""
+    seen, script = tmp_path / "seen", tmp_path / "xdg-open"
+    if opener:
+        script.write_text(f'#!/bin/sh\necho "$1" >> {seen}\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for display in ("WAYLAND_DISPLAY", "DISPLAY"):
+        monkeypatch.delenv(display, raising=False)
+    assert cli._open(Path("one.mp4")) is None
+    monkeypatch.setenv("DISPLAY", ":0")
+    opening = cli._open(Path("two words.mp4"))
+    if opener:
+        assert opening.wait(60) == 0 and seen.read_text() == "two words.mp4\n"
+    else:
+        assert opening is None
 
 
 @pytest.mark.sweep
