@@ -28,10 +28,63 @@ ALGOS = (
 LEARNED = (*ALGOS, "ppo-robust", "dqn-robust")
 CONTROLLED = ("lqr", "lqg", "random")
 AGENTS = (*LEARNED, *CONTROLLED)
-ENV_HELP = "an id of Gymnasium's: BalancingPlate-v0, CartPole-v1, my_package:MyTask-v0"
+ENV_HELP = (
+    "an id of Gymnasium's, this package's (bullet-envs list) or yours: BalancingPlate-v0,"
+    " CartPole-v1, my_package:MyTask-v0"
+)
 LONGEST = 1000  # characters of an error
 DRAWING_PROCESSES = 2
 DEMO_WIDTH = 640  # pixels: its frames take half the time of those of 960
+# Of each command an example, and what to do next.
+EXAMPLES = {
+    "list": (
+        "bullet-envs list",
+        "bullet-envs evaluate --env BalancingPlate-v0 --algo dqn --watch",
+    ),
+    "new": ("bullet-envs new my_arm", "bullet-envs validate --env my_arm:MyArm-v0"),
+    "train": (
+        "bullet-envs train --algo ppo --env BulletCartPole-v0 --hyperparams gamma:0.99",
+        "bullet-envs evaluate --env BulletCartPole-v0 -i runs/ppo/BulletCartPole-v0_seed0_1",
+    ),
+    "evaluate": (
+        "bullet-envs evaluate --env BulletCartPole-v0 --algo ppo --watch",
+        "bullet-envs validate --env BulletCartPole-v0 --algo ppo --quick",
+    ),
+    "compare": (
+        "bullet-envs compare --env BulletCartPole-v0 --algo lqr ppo random",
+        "bullet-envs validate --env BulletCartPole-v0 --algo ppo --quick",
+    ),
+    "record": (
+        "bullet-envs record --env BulletCartPole-v0 --algo lqr",
+        "bullet-envs replay videos/BulletCartPole-v0/lqr-start0-episode-0.json",
+    ),
+    "validate": (
+        "bullet-envs validate --env BulletCartPole-v0 --algo ppo --quick",
+        "bullet-envs train --algo ppo --env BulletCartPole-v0 --env-kwargs perturbations:medium",
+    ),
+    "export": (
+        "bullet-envs export --env BulletCartPole-v0 --algo ppo --format huggingface -o ppo",
+        "bullet-envs evaluate --env BulletCartPole-v0 -i ppo",
+    ),
+    "collect": (
+        "bullet-envs collect --env BalancingPlate-v0 --algo ppo -o plate/ppo-v0",
+        "python examples/behaviour_cloning.py plate/ppo-v0",
+    ),
+    "replay": (
+        "bullet-envs replay videos/BulletCartPole-v0/lqr-start0-episode-0.json",
+        "bullet-envs replay videos/BulletCartPole-v0/lqr-start0-episode-0.json -o again",
+    ),
+    "demo": ("bullet-envs demo", "bullet-envs play --env BalancingPlate-v0"),
+    "play": (
+        "bullet-envs play --env BalancingPlate-v0",
+        "bullet-envs train --algo ppo --env BalancingPlate-v0",
+    ),
+    "doctor": ("bullet-envs doctor", "bullet-envs list"),
+    "bench": (
+        "bullet-envs bench --env BulletCartPole-v0",
+        "bullet-envs bench --env BulletCartPole-v0 --profile",
+    ),
+}
 # What to do after the demo, with the folder of its agent for {}.
 AFTER_DEMO = {
     "watch the agent": "bullet-envs evaluate --env BalancingPlate-v0 -i {} --watch",
@@ -72,11 +125,22 @@ OTHER_EXTRAS = {
 INSTALL = "pip install 'bullet-envs[agents]'"
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Leave texts of several lines as they are."""
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, **settings)
+
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line, without the usage."""
+        """Say what is wrong and what to do next in one line, without the usage."""
         if len(message) > LONGEST:  # it repeats what the user gave
             message = f"{message[:LONGEST]}..."
+        if "pip install" not in message:
+            message = f"{message.rstrip('.')}; see {self.prog} --help"
         self.exit(2, f"{self.prog}: {message}\n")
 
 
@@ -84,21 +148,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 2 after a mistake of the user's."""
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # where my_package of --env my_package:MyTask-v0 may be
-    parser = _build_parser()
-    options = parser.parse_args(arguments)
+    options = _build_parser().parse_args(arguments)
     try:
         code: int = options.command(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
-        parser.error(_missing(error))
+        options.parser.error(_missing(error))
     except BrokenPipeError:  # the reader, "| head", has seen enough
         # Python flushes once more at its exit, and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, TypeError, OSError, RuntimeError, gym.error.Error) as error:
-        parser.error(_sentence(error))
+        options.parser.error(_sentence(error))
     return code
 
 
@@ -118,9 +181,15 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="bullet-envs", description="PyBullet environments and reference agents.")
+    parser = _Parser(
+        prog="bullet-envs",
+        description="PyBullet environments and reference agents.",
+        epilog=f"next:\n  {'bullet-envs demo' if _has_agents() else INSTALL}\n"
+        "  bullet-envs COMMAND --help",
+    )
     parser.add_argument("--version", action="version", version=f"bullet-envs {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    parser.set_defaults(command=_help, parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
 
     command = commands.add_parser("list", help="environments and their bundled agents")
     command.add_argument(
@@ -142,7 +211,6 @@ def _build_parser() -> argparse.ArgumentParser:
         help="play an environment in a window, with the keyboard",
         description="Play an environment in a window, with the keyboard. Every episode leaves a\n"
         "JSON that bullet-envs replay plays again.\n\n" + PLAY_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_env(command)
     which = command.add_mutually_exclusive_group()
@@ -171,7 +239,17 @@ def _build_parser() -> argparse.ArgumentParser:
         "--profile", action="store_true", help="show where a step's time goes, and nothing else"
     )
     command.set_defaults(command=_bench)
+
+    for name, command in commands.choices.items():
+        command.set_defaults(parser=command)
+        example, following = EXAMPLES["evaluate" if name == "enjoy" else name]
+        command.epilog = f"example:\n  {example}\nnext:\n  {following}"
     return parser
+
+
+def _help(options: argparse.Namespace) -> int:
+    options.parser.print_help()
+    return 0
 
 
 def _add_agent_commands(commands: Any) -> None:
@@ -180,7 +258,6 @@ def _add_agent_commands(commands: Any) -> None:
         "train",
         help="train an agent",
         add_help=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
         "-h", "--help", action=_TrainHelp, help="show this and the settings of --algo"
@@ -360,10 +437,11 @@ class _TrainHelp(argparse.Action):
     ) -> None:
         algo = getattr(namespace, "algo", None)
         if algo is None:
-            named = ", ".join(f"train --algo {name} --help" for name in ALGOS)
-            parser.epilog = f"The settings for --hyperparams of an algorithm: {named}"
+            named = "\n".join(f"  bullet-envs train --algo {name} --help" for name in ALGOS)
+            settings = f"settings of an algorithm for --hyperparams:\n{named}"
         else:
-            parser.epilog = _settings_text(algo)
+            settings = _settings_text(algo)
+        parser.epilog = f"{parser.epilog}\n\n{settings}"
         parser.print_help()
         parser.exit()
 
@@ -461,8 +539,10 @@ def _load(options: argparse.Namespace, agent: str | Path) -> Any:
 
     _env_config(options)
     if agent in LEARNED and not pretrained_card(options.env, str(agent)).is_file():
+        how = f"bullet-envs train --algo {agent} --env {options.env}" if agent in ALGOS else "train"
         raise ValueError(
-            f"no {agent} agent of {options.env} is bundled: train one, and give its folder with -i"
+            f"no {agent} agent of {options.env} is bundled: train one ({how}), and give its folder"
+            " with -i"
         )
     return load_agent(options.env, agent, **dict(options.env_kwargs))
 
@@ -545,7 +625,7 @@ def _run_folder(options: argparse.Namespace) -> Path:
     if options.resume and not newest:
         raise FileNotFoundError(
             f"nothing to resume: {options.log_folder} has no {options.algo} training of"
-            f" {options.env} with seed {options.seed}"
+            f" {options.env} with seed {options.seed}; without --resume one begins"
         )
     folder: Path = parent / f"{stem}{newest if options.resume else newest + 1}"
     return folder

@@ -305,11 +305,11 @@ def command_line_page() -> str:
         text = choice.help or ""
         about = _escaped(f"{text[:1].upper()}{text[1:]}.")
         if command.description:
-            is_laid_out = command.formatter_class is argparse.RawDescriptionHelpFormatter
             text = command.description
-            about = _code("none", text) if is_laid_out else _escaped(text)
+            about = _code("none", text) if "\n" in text else _escaped(text)
         parts += [_heading(command.prog), about]
         parts += [_code("none", formatter.format_help()), _table(["argument", "meaning"], rows)]
+        parts.append(_code("none", command.epilog))
     parts += [_heading("Settings of the algorithms"), "``bullet-envs train --hyperparams`` takes:"]
     for algo in ALGOS:
         rows = [

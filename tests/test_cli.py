@@ -1,5 +1,6 @@
 """The command does what it says, and says in one line what it cannot do."""
 
+import argparse
 import csv
 import importlib.util
 import json
@@ -60,7 +61,6 @@ LONG = "-" * 5000
 
 # A wrong command and what its one line must say; the legal values, where one can list them.
 WRONG = {
-    "": "COMMAND",
     "foo": "'enjoy', 'compare', 'record', 'validate', 'export', 'collect', 'replay'",
     "observability": "invalid choice: 'observability'",
     "train": "--env, --algo",
@@ -229,7 +229,43 @@ def test_wrong_input_gets_one_line(workplace, capsys, command):
     assert complained.startswith("bullet-envs")
     assert complained.count("\n") == 1 and complained.endswith("\n") and len(complained) < 1100
     assert WRONG[command] in complained
+    assert re.search(r"; see bullet-envs( \w+)? --help\n$|pip install ", complained)
     assert everything_in(workplace) == before
+
+
+[COMMANDS] = (
+    action.choices
+    for action in cli._build_parser()._actions
+    if isinstance(action, argparse._SubParsersAction)
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_names_an_example_and_what_to_do_next(name, capsys):
+    """Both of which are commands that can be given as they stand."""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([name, "--help"])
+    shown = re.search(r"\nexample:\n  (.*)\nnext:\n  (.*)\n", capsys.readouterr().out)
+    example, following = (line.split() for line in shown.groups())
+    assert example[:2] == ["bullet-envs", "evaluate" if name == "enjoy" else name]
+    for program, *arguments in (example, following):
+        if name == "collect" and program == "python":
+            assert Path(__file__).parent.parent.joinpath(arguments[0]).is_file()
+        else:
+            assert program == "bullet-envs"
+            assert cli._build_parser().parse_args(arguments).command != cli._help
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_begins_with_the_demo(arguments, capsys):
+    """Without a command too, which is no mistake."""
+    try:
+        assert cli.main(arguments) == 0
+    except SystemExit as end:
+        assert end.code == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith("\nnext:\n  bullet-envs demo\n  bullet-envs COMMAND --help\n")
+    assert all(f"    {name}" in shown or name == "enjoy" for name in COMMANDS)
 
 
 def run(*arguments, cwd):
@@ -590,6 +626,7 @@ def test_without_torch_the_agents_are_not_offered(run_python):
     assert listed.endswith("agents: pip install 'bullet-envs[agents]'\n")
     done = run_python(BLOCKED, "torch", "--help")
     assert b"train" in done.stdout and b"demo" not in done.stdout
+    assert b"next:\n  pip install 'bullet-envs[agents]'\n" in done.stdout
     done = run_python(BLOCKED, "torch", *EVALUATE.split())
     assert done.returncode == 0 and b"lqr             500.0" in done.stdout
 
@@ -600,7 +637,7 @@ def test_without_torch_one_line_says_what_is_missing(run_python, command):
     done = run_python(BLOCKED, "torch", *command.split())
     assert (done.returncode, done.stdout) == (2, b"")
     expected = r"invalid choice: 'demo'.*" if command == "demo" else r".*torch.*pip install '.*'"
-    assert re.fullmatch(rf"bullet-envs: .*{expected}\n", done.stderr.decode()), done.stderr
+    assert re.fullmatch(rf"bullet-envs( \w+)?: .*{expected}\n", done.stderr.decode()), done.stderr
 
 
 def test_help_without_torch(run_python):
@@ -614,7 +651,7 @@ def test_a_renderer_that_is_missing_is_named(run_python):
     """What Gymnasium says of a package that an environment needs to draw, in the last line."""
     done = run_python(BLOCKED, "pygame", *["record", "--env", "CartPole-v1", "--algo", "random"])
     assert done.returncode == 2 and b"Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(b"bullet-envs: pygame is not installed")
+    assert done.stderr.splitlines()[-1].startswith(b"bullet-envs record: pygame is not")
 
 
 @pytest.mark.parametrize(
