@@ -31,6 +31,7 @@ __all__ = [
     "new_agent",
     "pretrained_card",
     "settings_help",
+    "settings_ranges",
 ]
 
 # Each learned algorithm: its module, with train(), and there the prefix of its classes and the name
@@ -132,6 +133,36 @@ def settings_help(algo: str) -> list[tuple[str, Any, str]]:
         for setting in dataclasses.fields(config)
         if setting.name not in ("env_id", "env_kwargs", "seed")
     ]
+
+
+def settings_ranges(algo: str) -> dict[str, str]:
+    """Return the legal range of every setting that is checked against one, by its name.
+
+    Further conditions, between several settings, are in the meanings of :func:`settings_help`.
+    """
+    ranges: dict[str, str] = {}
+    config: Any = algorithm(algo).config
+
+    class Recording(config):  # type: ignore[misc]
+        """Notes what is required of the settings."""
+
+        def require(self, name: str, kind: type, low: float, high: float) -> None:
+            ranges[name] = " to ".join(
+                f"{limit:,}" if isinstance(limit, int) else f"{limit:g}" for limit in (low, high)
+            )
+
+        def require_choice(self, name: str, legal: tuple[Any, ...]) -> None:
+            ranges[name] = ", ".join(map(str, legal))
+
+        def require_widths(self, name: str) -> None:
+            ranges[name] = "0 to 8 numbers, 1 to 4,096"
+
+        def require_module(self, name: str) -> None:
+            """Take it for installed: the ranges need no Ray."""
+
+    Recording(env_id="CartPole-v1")
+    del ranges["seed"]  # no setting, see settings_help
+    return ranges
 
 
 def pretrained_card(env_id: str, algo: str) -> Path:

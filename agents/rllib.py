@@ -13,7 +13,6 @@ Run ``bullet-envs train --algo rllib-ppo --env BalancingPlate-v0 --num-env-runne
 """
 
 import functools
-import importlib.util
 import logging
 import os
 import shutil
@@ -81,8 +80,7 @@ class RLlibConfig(Config):
     def __post_init__(self) -> None:
         """Check the settings, and that there is Ray."""
         super().__post_init__()
-        if importlib.util.find_spec("ray") is None:
-            raise ModuleNotFoundError("No module named 'ray'", name="ray")
+        self.require_module("ray")
         self.require("num_env_runners", int, 0, 1024)
         self.require("num_envs_per_env_runner", int, 1, 4096)
         if not isinstance(self.ray_address, str):

@@ -8,6 +8,7 @@ weights.
 import contextlib
 import csv
 import dataclasses
+import importlib.util
 import json
 import math
 import random
@@ -155,6 +156,11 @@ class Config:
         value = getattr(self, name)
         if not any(value is one or (isinstance(value, str) and value == one) for one in legal):
             raise ValueError(f"{name}={value!r} must be one of {', '.join(map(str, legal))}")
+
+    def require_module(self, name: str) -> None:
+        """Refuse an algorithm whose module is not installed."""
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     def require_widths(self, name: str) -> None:
         """Refuse a setting that is not widths of hidden layers."""

@@ -22,7 +22,7 @@ import bullet_envs
 from benchmarks.results import CURVES_PATH, plot
 from benchmarks.tables import read_rows
 from bullet_envs import Parameter, Task, cli
-from bullet_envs.agents import ALGOS, settings_help
+from bullet_envs.agents import ALGOS, algorithm, settings_help, settings_ranges
 
 FOLDER = "environments"
 VIDEOS = "_videos"
@@ -310,13 +310,24 @@ def command_line_page() -> str:
         parts += [_heading(command.prog), about]
         parts += [_code("none", formatter.format_help()), _table(["argument", "meaning"], rows)]
         parts.append(_code("none", command.epilog))
-    parts += [_heading("Settings of the algorithms"), "``bullet-envs train --hyperparams`` takes:"]
+    parts += [
+        _heading("Settings of the algorithms"),
+        "``bullet-envs train --hyperparams`` takes what the tables of each algorithm have, e.g."
+        " ``--hyperparams gamma:0.98 hidden:(64,64)``. Settings that are not given are those of the"
+        " preset of the id, and the defaults where this has none.",
+    ]
     for algo in ALGOS:
+        ranges = settings_ranges(algo)
         rows = [
-            [f"``{name}``", f"``{default!r}``", meaning]
+            [f"``{name}``", f"``{default!r}``", ranges.get(name, ""), _escaped(meaning)]
             for name, default, meaning in settings_help(algo)
         ]
-        parts += [_heading(algo, "~"), _table(["setting", "default", "meaning"], rows)]
+        parts += [_heading(algo, "~"), _table(["setting", "default", "range", "meaning"], rows)]
+        presets = [
+            [env_id, " ".join(f"``{name}:{value}``" for name, value in settings.items())]
+            for env_id, settings in algorithm(algo).presets.items()
+        ]
+        parts.append(_table(["id", "preset"], presets))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

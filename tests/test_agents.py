@@ -9,6 +9,7 @@ import json
 import math
 import multiprocessing
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from bullet_envs.agents import (
     pretrained_card,
     reinforce,
     settings_help,
+    settings_ranges,
 )
 from bullet_envs.agents.checkpoints import digest, read_tensors
 from bullet_envs.agents.dqn import DQNPolicy, epsilon_at, td_target
@@ -1372,6 +1374,26 @@ def test_every_setting_is_explained(algo):
         assert meaning.endswith(".") and "\n" not in meaning and "  " not in meaning
         if isinstance(default, int | float | tuple) and not isinstance(default, bool):
             assert " to " in meaning or "at least" in meaning, name
+
+
+@pytest.mark.parametrize("algo", TRAINED_HERE)
+def test_ranges_of_settings(algo):
+    """Every number has a range, and what lies outside is refused with it."""
+    learner, ranges = algorithm(algo), settings_ranges(algo)
+    unlimited = {"device"}
+    assert {name for name, _, _ in settings_help(algo)} == ranges.keys() | unlimited
+    for name, shown in ranges.items():
+        limits = re.fullmatch(r"(\S+) to (\S+)", shown)
+        if limits is None:
+            with pytest.raises(ValueError, match=f"^{name}="):
+                learner.config(env_id="CartPole-v1", **{name: "x"})
+            continue
+        low, high = (float(limit.replace(",", "")) for limit in limits.groups())
+        for outside in (low - 1, 2 * high + 1):
+            value = int(outside) if outside == int(outside) else outside
+            told = re.escape(f"={value!r} must lie from {low:g} to {high:g}")
+            with pytest.raises(ValueError, match=f"^{name}{told}$"):
+                learner.config(env_id="CartPole-v1", **{name: value})
 
 
 @pytest.mark.parametrize(

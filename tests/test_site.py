@@ -22,9 +22,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import ALL_IDS, STATE_IDS
+from conftest import ALL_IDS, STATE_IDS, TRAINED_HERE
 
 import bullet_envs
+from bullet_envs.agents import algorithm, settings_ranges
 
 pytest.importorskip("sphinx")
 pytestmark = pytest.mark.slow
@@ -100,6 +101,17 @@ def test_every_id_has_a_page(env_id, site, pages):
     assert not [name for name in names if f">{name}<" not in html.unescape(page.text)]
     videos = [link for link in page.links if link.endswith(".mp4")]
     assert bool(videos) == any((ROOT / "videos" / env_id).glob("*.mp4"))
+
+
+@pytest.mark.parametrize("algo", TRAINED_HERE)
+def test_the_command_line_has_every_setting(algo, site, pages):
+    """With its range; and the presets of the algorithm."""
+    text = pages[site / "command_line.html"].text
+    section = text.partition(f'<section id="{algo}">')[2].partition("</section>")[0]
+    for name, shown in settings_ranges(algo).items():
+        assert f">{name}<" in section
+        assert shown in html.unescape(section)
+    assert all(env_id in section for env_id in algorithm(algo).presets)
 
 
 def test_links_resolve(site, pages):
