@@ -31,14 +31,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from bullet_envs import bench
 from bullet_envs.agents import Agent, algorithm
 from bullet_envs.agents.card import read_card, read_weights
 from bullet_envs.agents.checkpoints import load_module, write_atomically
 from bullet_envs.agents.evaluation import evaluate
 from bullet_envs.agents.run import Config, Run
+from bullet_envs.progress import progress_bar
 
 from . import comparisons, plain_sb3, wall_clock
 from .agents_page import document, plot
@@ -173,9 +172,7 @@ def train_all(chosen: Sequence[Cell], options: argparse.Namespace) -> str | None
         worker.start()
     handlers = {number: signal.signal(number, stop) for number in numbers}
     total = sum(cell.comparison.n_timesteps for cell in chosen)
-    with tqdm(
-        total=total, unit="step", unit_scale=True, dynamic_ncols=True, smoothing=0.05
-    ) as progress:
+    with progress_bar(total=total, unit="step", unit_scale=True, smoothing=0.05) as progress:
         while any(worker.is_alive() for worker in workers):
             wait([worker.sentinel for worker in workers if worker.is_alive()], 0.5)
             done = max(0, taken.value - len(workers))

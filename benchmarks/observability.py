@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from tqdm import tqdm, trange
 
 from bullet_envs import registered
 from bullet_envs.agents import Agent, controllers_of, load_agent
@@ -33,6 +32,7 @@ from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS
 from bullet_envs.agents.networks import Keypoints, build_network
 from bullet_envs.agents.run import TORCH_THREADS
+from bullet_envs.progress import progress_bar
 from bullet_envs.registration import env_ids
 
 from .tables import read_rows, with_section, write_rows
@@ -217,14 +217,16 @@ def measure(
         unseen = collect(UNSEEN)
         data = collect(IMAGES)
         estimator = Estimator(size, data.states)
-        for count in trange(ROUNDS, desc=title, unit="round", leave=False):
+        for count in progress_bar(iterable=range(ROUNDS), desc=title, unit="round", leave=False):
             if count:
                 data = join([data, collect(IMAGES)])
             estimator.fit(data, stride, rng)
         r2 = estimator.r2(unseen, stride)
         returns = [
             len(play(env, lqr, estimator, stride, seed, rng).states)
-            for seed in tqdm(EVALUATION_SEEDS[:episodes], desc="LQR", unit="episode", leave=False)
+            for seed in progress_bar(
+                iterable=EVALUATION_SEEDS[:episodes], desc="LQR", unit="episode", leave=False
+            )
         ]
     return {
         "env_id": env_id,

@@ -21,13 +21,13 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
-from tqdm import tqdm
 
 from bullet_envs import bench, registered
 from bullet_envs.agents import BUNDLED_ALGOS, Agent, algorithm
 from bullet_envs.agents.run import TORCH_THREADS, Run
 from bullet_envs.agents.wrappers import VectorActionRepeat
 from bullet_envs.bench import CART_POLE, Ratio, print_ratios, ratio_of, spread
+from bullet_envs.progress import progress_bar
 from bullet_envs.registration import env_ids
 
 from .tables import with_section
@@ -87,7 +87,9 @@ class TimeToSolve:
         seconds: dict[str, list[float]] = {}
         solved: dict[str, int] = {}
         turns = [(seed, name) for seed in SEEDS for name in self.trainings]
-        for seed, name in tqdm(turns, desc=self.title, unit="training", leave=False):
+        for seed, name in progress_bar(
+            iterable=turns, desc=self.title, unit="training", leave=False
+        ):
             start = time.perf_counter()
             solved[name] = solved.get(name, 0) + self.trainings[name](seed)
             seconds.setdefault(name, []).append(time.perf_counter() - start)

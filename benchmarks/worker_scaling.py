@@ -21,10 +21,10 @@ from unittest import mock
 
 import gymnasium as gym
 import numpy as np
-from tqdm import tqdm
 
 from bullet_envs import bench
 from bullet_envs.cores import count_cores
+from bullet_envs.progress import progress_bar
 from bullet_envs.registration import env_ids
 from bullet_envs.sub_environments import SubEnvironments
 
@@ -104,7 +104,7 @@ def run(repeats: int) -> dict[str, Any]:
     ]
     costs: dict[tuple[str, int], list[dict[str, float]]] = {size: [] for size in sizes}
     hand_overs: dict[str, list[dict[int, float]]] = {"at_once": [], "after_pause": []}
-    for _ in tqdm(range(repeats), unit="round"):
+    for _ in progress_bar(iterable=range(repeats), unit="round"):
         for size in sizes:
             costs[size].append(measure(*size))
         hand_overs["at_once"].append(measure_hand_over(0.0))
