@@ -351,8 +351,9 @@ def make_foreign(kind, num_envs):
 
 
 @pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")  # of EnvPool's spaces
-@pytest.mark.parametrize("kind", ["envpool", "SubprocVecEnv"])
-@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+@pytest.mark.parametrize(
+    "algo, kind", [("ppo", "envpool"), ("a2c", "envpool"), ("ppo", "SubprocVecEnv")]
+)
 def test_learners_take_vector_environments_of_other_libraries(kind, algo, tmp_path):
     """EnvPool's and SB3's, through their adapters: trainings end, count and log as others do."""
     learner = algorithm(algo)

@@ -1031,7 +1031,7 @@ def test_stopped_and_resumed_as_unbroken(tmp_path, algo, env_id, number):
     assert outcome(broken)["steps"] >= SHORT[algo]["n_timesteps"]
 
 
-@pytest.mark.parametrize("algo", FEWEST_ALGOS)
+@pytest.mark.parametrize("algo", ["dqn", pytest.param("sb3-sac", marks=pytest.mark.sweep)])
 def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, algo):
     """Ctrl-C twice breaks off at once; the last checkpoint is resumed from."""
     settings = {**TINY[algo], "solved_evaluations": 0}
@@ -1099,7 +1099,12 @@ AWKWARD = {
 @pytest.mark.parametrize(
     "stops, algo",
     [
-        *(sweep_few((1, 10, 777), algo) for algo in TRAINED_HERE),
+        *(
+            pytest.param(
+                (1, 10, 777), algo, marks=[pytest.mark.sweep] if algo in (*FEW, "ppo") else []
+            )
+            for algo in TRAINED_HERE
+        ),
         pytest.param((1777,), "reinforce", marks=pytest.mark.sweep),
     ],
     ids=str,

@@ -33,14 +33,15 @@ def failed(findings):
     return {one.name: one.summary for one in findings if one.passed is False}
 
 
-# The first mistake that each check finds; the others in the sweeps.
+# The first mistake that each check finds; the others, and those that take seconds, in the sweeps.
 FIRST = {check: env_id for env_id, (check, _) in reversed(PLANTED.items())}.values()
+SECONDS = {"IdleParameter-v0", "LastAction-v0", "Bearing-v0"}
 
 
 @pytest.mark.parametrize(
     "env_id",
     [
-        pytest.param(env_id, marks=[] if env_id in FIRST else [pytest.mark.sweep])
+        pytest.param(env_id, marks=[] if env_id in {*FIRST} - SECONDS else [pytest.mark.sweep])
         for env_id in PLANTED
     ],
 )
@@ -59,7 +60,7 @@ def test_a_step_counter_is_found_that_no_episode_reaches():
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("env_id", FIRST)
+@pytest.mark.parametrize("env_id", list(FIRST)[::3])
 def test_a_planted_mistake_is_all_that_is_found(env_id):
     check, _ = PLANTED[env_id]
     found = failed(certify(env_id, quick=True))
@@ -70,10 +71,12 @@ def test_a_planted_mistake_is_all_that_is_found(env_id):
 @pytest.mark.parametrize(
     "env_id",
     [
-        *("BulletCartPole-v0", "robots:ElbowArm-v0", "ObservedTime-v0"),
+        *("BulletCartPole-v0", "ObservedTime-v0"),
         *(
             pytest.param(env_id, marks=pytest.mark.sweep)
-            for env_id in ("CartPole-v1", "ObservedCost-v0", "ShortEpisodes-v0")
+            for env_id in (
+                *("robots:ElbowArm-v0", "CartPole-v1", "ObservedCost-v0", "ShortEpisodes-v0"),
+            )
         ),
     ],
 )

@@ -959,6 +959,7 @@ assert seen == {0, 1}, "the child saved nothing"
 """
 
 
+@pytest.mark.slow
 def test_kill_while_saving_leaves_readable_files(run_python):
     """After each of 30 `kill -9` in repeated saves, agent and checkpoint are one of two whole."""
     done = run_python(KILL, "30")

@@ -398,15 +398,15 @@ TINY = {
     "sb3-dqn": "learning_starts:100",
     "sb3-sac": "learning_starts:100",
 }
-ALIKE = ("sb3-a2c", "sb3-dqn", "sb3-sac")  # share all but their names with sb3-ppo
 
 
 @pytest.mark.parametrize(
     "algo, env_id",
     [
-        *((algo, ENV_ID) for algo in TRAINED_HERE if algo not in (*ALIKE, "a2c", "reinforce")),
-        *(pytest.param(algo, ENV_ID, marks=pytest.mark.sweep) for algo in ("a2c", "reinforce")),
-        *(pytest.param(algo, ENV_ID, marks=pytest.mark.sweep) for algo in ALIKE),
+        *(
+            pytest.param(algo, ENV_ID, marks=[] if algo in ("dqn", "ppo") else pytest.mark.sweep)
+            for algo in TRAINED_HERE
+        ),
         pytest.param("dqn", PIXEL_ID, marks=pytest.mark.sweep),
     ],
 )

@@ -57,7 +57,14 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")  # of EnvPool's spaces
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize(
+    "document",
+    [
+        # Those of the agents train on images.
+        pytest.param(name, marks=[pytest.mark.slow] if name == "docs/agents.md" else [])
+        for name in DOCUMENTS
+    ],
+)
 def test_snippets_run(document, elsewhere):
     """The Python blocks of a document run one after the other, in one namespace."""
     namespace = {}

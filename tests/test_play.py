@@ -284,6 +284,7 @@ def test_real_keys_in_a_real_window(display, tmp_path):
     assert len(logs) >= 2 and "Tab " in out
 
 
+@pytest.mark.slow
 def test_an_agent_in_a_real_window(display):
     """`evaluate --watch` shows an episode as it goes on, until `q` is pressed."""
     frames = []
