@@ -15,7 +15,6 @@ import contextlib
 import functools
 import shutil
 import string
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import evaluate
 from bullet_envs.agents.run import Config, Run
 
-from .cells import curve_of, score, train_or_resume
+from .cells import curve_of, resumable, score, train_or_resume
 from .tables import add_rows, read_rows, with_section
 
 ROOT = Path(__file__).parent.parent
@@ -285,6 +284,7 @@ def document(text: str, rows: Sequence[dict[str, Any]], curves: Path | None) -> 
     return text
 
 
+@resumable()
 def main() -> None:
     """Fill the CSV files, draw the curves and rewrite the document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -302,11 +302,8 @@ def main() -> None:
     chosen = cells([of for of in ABLATIONS if not options.only or of.name in options.only])
     done = {cell_of(row) for row in read_rows(options.csv)}
     missing = [] if options.documents else [cell for key, cell in chosen.items() if key not in done]
-    try:
-        for cell in missing:
-            train_cell(cell, options)
-    except KeyboardInterrupt:
-        sys.exit("stopped: the same command goes on")
+    for cell in missing:
+        train_cell(cell, options)
     if curves := read_rows(options.curves):
         plot(curves, options.plot)
     picture = options.plot if curves else None

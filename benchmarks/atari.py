@@ -17,7 +17,7 @@ from bullet_envs.agents import algorithm, load_agent
 from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, evaluate
 
-from .cells import curve_of, score, train_or_resume
+from .cells import curve_of, resumable, score, train_or_resume
 from .tables import add_rows, read_rows, with_section
 
 # Pong for its return, Breakout for the curve of half an hour of one core. With 1.2 million of them,
@@ -33,6 +33,7 @@ CURVES_PATH = Path(__file__).parent / "atari_curves.csv"
 CURVE_COLUMNS = ("env_id", "steps", "return")
 
 
+@resumable()
 def main() -> None:
     """Fill the CSVs and rewrite the document's section and figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

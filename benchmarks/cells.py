@@ -1,7 +1,9 @@
 """One training of a benchmark: run, or resumed, and its scores."""
 
+import contextlib
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,15 @@ from bullet_envs.agents.evaluation import Evaluation
 from bullet_envs.agents.run import Config, Run
 
 from .tables import read_rows
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Decorate a command that, when it is stopped, ends with one line and is gone on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit("stopped: the same command goes on")
 
 
 def train_or_resume(

@@ -23,7 +23,7 @@ from bullet_envs.agents import Agent, load_agent
 from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.template import write_package
 
-from .cells import curve_of
+from .cells import curve_of, resumable
 from .tables import read_rows, with_section, write_rows
 
 ENV_ID = "planar_arm:PlanarArm-v0"
@@ -127,6 +127,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@resumable()
 def main() -> None:
     """Fill the CSV files, draw the curves and rewrite the table of a document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

@@ -35,6 +35,7 @@ from bullet_envs.agents.run import TORCH_THREADS
 from bullet_envs.progress import progress_bar
 from bullet_envs.registration import env_ids
 
+from .cells import resumable
 from .tables import read_rows, with_section, write_rows
 
 # Those whose state an LQR can hold.
@@ -268,6 +269,7 @@ def _column_names(env_id: str) -> list[str]:
     return list(names)
 
 
+@resumable()
 def main() -> None:
     """Measure every row that the CSV lacks and rewrite the table of a document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

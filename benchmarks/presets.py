@@ -22,7 +22,7 @@ from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, evaluate
 from bullet_envs.perturbation_scaling import scaled
 
-from .cells import score
+from .cells import resumable, score
 from .tables import read_rows, with_section, write_rows
 
 ENV_IDS = ("BulletCartPole-v0", "BalancingPlate-v0")
@@ -37,6 +37,7 @@ COLUMNS = (*KEYS, *SCORES)
 CSV_PATH = Path(__file__).parent / "presets.csv"
 
 
+@resumable()
 def main() -> None:
     """Fill the CSV and rewrite the document's table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

@@ -34,7 +34,7 @@ from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, evaluate
 from bullet_envs.registration import env_ids as registered_ids
 
-from .cells import curve_of, score, train_or_resume
+from .cells import curve_of, resumable, score, train_or_resume
 from .tables import add_rows, read_rows, with_section
 
 SEEDS = range(10)
@@ -61,6 +61,7 @@ def evaluation_seeds(env_id: str) -> range:
     return EVALUATION_SEEDS[: PIXEL_EPISODES if _is_pixel(env_id) else EPISODES]
 
 
+@resumable()
 def main() -> None:
     """Fill the CSV, bundle the agents and rewrite the table of a document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

@@ -19,7 +19,7 @@ from bullet_envs.agents import algorithm, load_agent, pretrained_card
 from bullet_envs.agents.checkpoints import write_atomically
 from bullet_envs.agents.evaluation import evaluate
 
-from .cells import curve_of, score, train_or_resume
+from .cells import curve_of, resumable, score, train_or_resume
 from .results import VALIDATION_SEEDS, evaluation_seeds
 from .tables import add_rows, read_rows, with_section
 
@@ -52,6 +52,7 @@ CSV_PATH = Path(__file__).parent / "robust.csv"
 CURVES_PATH = Path(__file__).parent / "robust_curves.csv"
 
 
+@resumable()
 def main() -> None:
     """Fill the CSVs, bundle the agents and rewrite the document's tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

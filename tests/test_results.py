@@ -180,6 +180,18 @@ def test_results_of_a_tiny_matrix(tmp_path, monkeypatch):
     assert Path("results.csv").read_text() == before
 
 
+def test_a_stop_is_one_line(monkeypatch):
+    """Ctrl-C ends the command with one line and no traceback."""
+
+    def stopped(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results, "read_rows", stopped)
+    monkeypatch.setattr(sys, "argv", ["results"])
+    with pytest.raises(SystemExit, match=r"^stopped: the same command goes on$"):
+        results.main()
+
+
 def test_table_shows_the_worst_seed():
     """A line has the lowest mean, the lowest return and the slowest training of its seeds.
 
