@@ -20,7 +20,7 @@ pytest.importorskip("cv2")
 # Games that are cut short, after 20 to 50 actions.
 SHORT_GAMES = {"max_num_frames_per_episode": 200}
 TINY = {
-    **{"env_kwargs": SHORT_GAMES, "n_timesteps": 96, "eval_freq": 48, "save_freq": 48},
+    **{"env_kwargs": SHORT_GAMES, "n_timesteps": 96, "eval_freq": 96, "save_freq": 48},
     **{"n_envs": 2, "hidden": (8,)},
 }
 SETTINGS = {

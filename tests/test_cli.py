@@ -918,8 +918,6 @@ SIZES = {
     "reinforce": "-n 6000 -params hidden:(8,) episodes:4 solved_evaluations:0",
     "dqn": "-n 3000 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
     "sb3-ppo": "-n 8000 -params hidden:(8,) n_steps:32 solved_evaluations:0",
-    "sb3-a2c": "-n 4000 -params hidden:(8,) solved_evaluations:0",
-    "sb3-dqn": "-n 4000 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
     "sb3-sac": "-n 2000 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
 }
 
