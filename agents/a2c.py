@@ -183,7 +183,7 @@ def update(
     terms = losses(network, batch, config)
     optimiser.zero_grad()
     terms["loss"].backward()
-    nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+    nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm, foreach=True)
     optimiser.step()
     return terms
 
@@ -208,7 +208,7 @@ def train(
     policy: Any = agent.policy
     network = policy.network
     optimiser = torch.optim.RMSprop(
-        network.parameters(), config.learning_rate, alpha=0.99, eps=1e-5
+        network.parameters(), config.learning_rate, alpha=0.99, eps=1e-5, foreach=True
     )
     if envs is None:
         envs = config.make_vec(config.n_envs)

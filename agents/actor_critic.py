@@ -1,5 +1,6 @@
 """What A2C and PPO share: a network with policy and value, rollouts, and their advantages."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Categorical:
     """
 
     def __init__(self, logits: Tensor, sizes: Sequence[int]) -> None:
-        self.log_probs = [part.log_softmax(1) for part in logits.split(list(sizes), 1)]
+        self.log_probs = [part.log_softmax(1) for part in logits.split_with_sizes(sizes, 1)]
 
     def sample(self) -> Tensor:
         """Return random actions, int64 of shape (batch, choices), by torch's global generator.
@@ -45,12 +46,16 @@ class Categorical:
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the logarithm of the actions' probabilities, shape (batch,)."""
-        parts = zip(self.log_probs, actions.split(1, 1), strict=True)
-        return torch.cat([part.gather(1, chosen) for part, chosen in parts], 1).sum(1)
+        choices = zip(self.log_probs, actions.unbind(1), strict=True)
+        return _total([part.gather(1, chosen.unsqueeze(1)).squeeze(1) for part, chosen in choices])
 
     def entropy(self) -> Tensor:
         """Return the entropy in nats, shape (batch,)."""
-        return sum((-(part.exp() * part).sum(1) for part in self.log_probs), torch.tensor(0.0))
+        return _total([-(part.exp() * part).sum(1) for part in self.log_probs])
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)
 
 
 class Gaussian:

@@ -275,7 +275,7 @@ def update(
                 break
             optimiser.zero_grad()
             terms["loss"].backward()
-            nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+            nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm, foreach=True)
             optimiser.step()
         if moved_too_far:
             break
