@@ -117,12 +117,16 @@ def cell_of(row: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def _controller_row(env_id: str, algo: str) -> dict[str, Any]:
-    scores = _scores(load_agent(env_id, algo))
     names = ("seed", "steps", "seconds", "validation", "sha256")
-    return {"env_id": env_id, "algo": algo, **dict.fromkeys(names, ""), **scores}
+    return {
+        "env_id": env_id,
+        "algo": algo,
+        **dict.fromkeys(names, ""),
+        **scores(load_agent(env_id, algo)),
+    }
 
 
-def _scores(agent: Agent) -> dict[str, float]:
+def scores(agent: Agent) -> dict[str, float]:
     """Return the columns ``SCORES`` of an agent."""
     evaluation = evaluate(agent, evaluation_seeds(agent.env_id))
     limit = agent.env.max_episode_steps or 0
@@ -135,7 +139,7 @@ def _train_cell(env_id: str, algo: str, seed: int, options: argparse.Namespace) 
     folder = options.runs / f"{env_id}-{algo}-{seed}"
     run, _, seconds = train_or_resume(folder, config, learner.train)
     agent: Any = load_agent(env_id, folder)
-    results = _scores(agent)
+    results = scores(agent)
     validation = evaluate(agent, VALIDATION_SEEDS[: len(evaluation_seeds(env_id))])
     facts = {"env_id": env_id, "algo": algo, "seed": seed}
     curve = [{**facts, **point} for point in curve_of(folder)]

@@ -38,6 +38,8 @@ CART_POLE = "BulletCartPole-v0"  # what other suites have too
 BURST = 25  # actions of a single environment between resets; by turns, they end no episode
 ROUND = 0.15  # seconds of a case in each round
 NUM_ENVS = (1, 16, 64, 256)
+WORKERS = 2
+WORKER_NUM_ENVS = (64, 256, 1024)  # 1,024 plates take 4 GB
 MOST_CLIENTS = 64  # processes, Bullet worlds, or environments that draw: 256 take 7 to 15 GB
 
 
@@ -231,7 +233,12 @@ def sections() -> list[Section]:
         Case(
             "SyncVectorEnv InvertedPendulum-v5", _sync("InvertedPendulum-v5", 64), 64, ("mujoco",)
         ),
-        Case("EnvPool InvertedPendulum-v4, 2 threads", _envpool, 64, ("envpool",)),
+        Case(
+            "EnvPool InvertedPendulum-v4, 2 threads",
+            functools.partial(_envpool, 64),
+            64,
+            ("envpool",),
+        ),
     ]
     bare = [env_id for env_id in state_ids if env_id in _BARE_LOOPS]
     return [
@@ -265,6 +272,8 @@ def sections() -> list[Section]:
             for num_envs in NUM_ENVS
             if num_envs <= MOST_CLIENTS or _shares_worlds(env_id)
         ),
+        *(_workers_section(env_id) for env_id in ids),
+        *(_parameters_section(env_id) for env_id in state_ids if _drawn_parameters(env_id)),
         Section(
             "vector environments",
             [
@@ -303,6 +312,9 @@ def _vector_section(env_id: str, num_envs: int) -> Section:
     if num_envs <= MOST_CLIENTS or env_id in _BARE_LOOPS:
         ways.append(Case(f"SyncVectorEnv of {num_envs}", _sync(env_id, num_envs), num_envs))
     if num_envs <= MOST_CLIENTS:
+        several = _vector_name(env_id, num_envs, WORKERS)
+        if num_envs >= WORKERS:
+            ways.append(Case(several, _vector(env_id, num_envs, WORKERS), num_envs))
         ways += [
             Case(f"AsyncVectorEnv of {num_envs}", _async(env_id, num_envs), num_envs),
             Case(
@@ -313,12 +325,69 @@ def _vector_section(env_id: str, num_envs: int) -> Section:
             ),
         ]
     ratios = [Ratio(ways[0].name, way.name) for way in ways[1:]]
+    if WORKERS <= num_envs <= MOST_CLIENTS:
+        others = [way.name for way in ways[1:] if way.name != several]
+        ratios += [Ratio(several, name) for name in others]
     title = f"{env_id} with num_envs={num_envs}"
     return Section(title, ways, ratios, in_summary=num_envs == 64)
 
 
-def _vector_name(env_id: str, num_envs: int) -> str:
-    return f"{env_id}, num_envs={num_envs}"
+def _workers_section(env_id: str) -> Section:
+    """Return one process beside several, with the numbers of sub-environments that fit an id."""
+    most = WORKER_NUM_ENVS[-1] if env_id == CART_POLE else NUM_ENVS[-1]
+    if _observes_images(env_id) or not _shares_worlds(env_id):
+        most = MOST_CLIENTS
+    cases: list[Case] = []
+    ratios: list[Ratio] = []
+    for num_envs in WORKER_NUM_ENVS:
+        if num_envs <= most:
+            one, several = (_vector_name(env_id, num_envs, workers) for workers in (1, WORKERS))
+            cases += [
+                Case(one, _vector(env_id, num_envs), num_envs),
+                Case(several, _vector(env_id, num_envs, WORKERS), num_envs),
+            ]
+            ratios.append(Ratio(several, one))
+    least, *larger = (case.name for case in cases[1::2])
+    ratios += [Ratio(name, least) for name in larger]
+    others = [Case("SyncVectorEnv of 64", _sync(env_id, 64), 64)]
+    ratios.append(Ratio(least, others[0].name))
+    if env_id == CART_POLE:
+        name = "EnvPool InvertedPendulum-v4, num_envs=256, 2 threads"
+        pool = functools.partial(_envpool, 256)
+        others.append(Case(name, pool, 256, ("envpool",)))
+        ratios.append(Ratio(_vector_name(env_id, 256, WORKERS), name))
+    return Section(f"{env_id} with {WORKERS} workers", [*cases, *others], ratios, in_summary=False)
+
+
+def _drawn_parameters(env_id: str) -> dict[str, Any]:
+    """Return the distributions of an id's preset ``medium``, none without that preset."""
+    task = registered(env_id)
+    presets = {} if task is None else load_task(task.task).perturbation_presets
+    parameters: dict[str, Any] = presets.get("medium", {}).get("parameters", {})
+    return parameters
+
+
+def _parameters_section(env_id: str) -> Section:
+    """Return 64 nominal sub-environments beside 64 whose parameters are drawn.
+
+    Random actions end an episode of the cart-pole after 20 steps, so that each step of the 64
+    begins three.
+    """
+    drawn = _drawn_parameters(env_id)
+    chosen = {"all": drawn, **{name: {name: drawn[name]} for name in drawn}}
+    nominal = Case(_vector_name(env_id, 64), _vector(env_id, 64), 64)
+    cases = [
+        Case(f"{env_id}, num_envs=64, drawn: {name}", _perturbed(env_id, 64, parameters), 64)
+        for name, parameters in chosen.items()
+    ]
+    ratios = [Ratio(case.name, nominal.name) for case in cases]
+    title = f"{env_id} with parameters drawn at every reset"
+    return Section(title, [nominal, *cases], ratios, in_summary=False)
+
+
+def _vector_name(env_id: str, num_envs: int, workers: int = 1) -> str:
+    name = f"{env_id}, num_envs={num_envs}"
+    return name if workers == 1 else f"{name}, workers={workers}"
 
 
 def _bare(env_id: str) -> str:
@@ -422,8 +491,17 @@ def _open_env(make: Callable[[], gym.Env[Any, Any]]) -> Iterator[Loop]:
         yield lambda: env.reset(seed=0), lambda count: env.step(actions[count])
 
 
-def _vector(env_id: str, num_envs: int) -> Opener:
-    return functools.partial(_open_vector, lambda: gym.make_vec(env_id, num_envs=num_envs))
+def _vector(env_id: str, num_envs: int, workers: int = 1) -> Opener:
+    return functools.partial(
+        _open_vector, lambda: gym.make_vec(env_id, num_envs=num_envs, workers=workers)
+    )
+
+
+def _perturbed(env_id: str, num_envs: int, parameters: dict[str, Any]) -> Opener:
+    made = functools.partial(gym.make_vec, env_id, num_envs=num_envs)
+    return functools.partial(
+        _open_vector, functools.partial(made, perturbations={"parameters": parameters})
+    )
 
 
 def _vector_entry(env_id: str, num_envs: int) -> Opener:
@@ -467,13 +545,13 @@ def _subproc(env_id: str, num_envs: int) -> Iterator[Loop]:
 
 
 @contextlib.contextmanager
-def _envpool() -> Iterator[Loop]:
+def _envpool(num_envs: int) -> Iterator[Loop]:
     import envpool
 
-    pool = envpool.make_gymnasium("InvertedPendulum-v4", num_envs=64, num_threads=2)
+    pool = envpool.make_gymnasium("InvertedPendulum-v4", num_envs=num_envs, num_threads=2)
     with contextlib.closing(pool) as envs:
         rng = np.random.default_rng(0)
-        actions = rng.uniform(-3, 3, (BURST, 64, 1))
+        actions = rng.uniform(-3, 3, (BURST, num_envs, 1))
         envs.reset()
         yield lambda: None, lambda count: envs.step(actions[count])
 

@@ -27,11 +27,11 @@ def require(
         ValueError: it is out of the range.
     """
     kind, word = (Integral, "whole number") if whole else (Real, "number")
+    is_one = isinstance(value, kind) and not isinstance(value, bool)
+    if is_one and low <= value <= high:
+        return
     wrong = f"{name}={shorten(value)} must be a {word} from {low:g} to {high:g} {unit}".rstrip()
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise TypeError(wrong)
-    if not low <= value <= high:  # type: ignore[operator]
-        raise ValueError(wrong)
+    raise (ValueError if is_one else TypeError)(wrong)
 
 
 def require_disabled(envs: VectorEnv[Any, Any, Any], user: str) -> None:

@@ -136,7 +136,7 @@ def test_the_command_writes_what_it_measured(tmp_path, capsys, one_real_section)
     results = json.loads((tmp_path / "bench.json").read_text())
     (section,) = results["sections"]
     assert section["title"] == "BulletCartPole-v0 with num_envs=16"
-    assert len(section["rates"]) == 4
+    assert len(section["rates"]) == 5
     assert min(rate["median"] for rate in section["rates"].values()) > 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in section["rates"])
@@ -209,7 +209,11 @@ def test_only_one_id(monkeypatch):
     timed = []
     monkeypatch.setattr(Section, "run", lambda section, _: timed.append(section.title))
     assert main(["bench", "--env", "bullet_envs:BalancingPlate-v0"]) == 0
-    assert timed == [f"BalancingPlate-v0 with num_envs={n}" for n in bench.NUM_ENVS]
+    assert timed == [
+        *(f"BalancingPlate-v0 with num_envs={n}" for n in bench.NUM_ENVS),
+        "BalancingPlate-v0 with 2 workers",
+        "BalancingPlate-v0 with parameters drawn at every reset",
+    ]
 
 
 def test_every_registered_task_is_timed():
