@@ -199,7 +199,8 @@ class _TrainingBar(tqdm):  # type: ignore[misc]
         elapsed, n, total = facts["elapsed"], facts["n"], facts["total"]
         rate = facts["rate"] or (elapsed and (n - facts["initial"]) / elapsed)
         may_be_solved = self.solved_at <= total
-        steps = (self.solved_at if may_be_solved else total) - n
+        # The evaluation that may solve it is due a little after its step, at the end of an update.
+        steps = max(0, (self.solved_at if may_be_solved else total) - n)
         time_left = tqdm.format_interval(steps / rate) if rate else "?"
         text = "solved in {} at best" if may_be_solved else "at most {} left"
         return {**facts, "left": text.format(time_left)}
