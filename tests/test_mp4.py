@@ -8,12 +8,15 @@ import sys
 import threading
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from browser import seen_by_chromium
 from video_tools import NumberedEnv, card, decode, names, numbers, videos
 
 from bullet_envs import mp4
 from bullet_envs.mp4 import Mp4Writer, RecordingError, check_name
+from bullet_envs.recorder import Recorder
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits are POSIX")
 
@@ -37,6 +40,45 @@ def test_fast_start_puts_the_index_before_the_frames(tmp_path):
     write(tmp_path / "a.mp4", 0)
     data = (tmp_path / "a.mp4").read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
+
+
+PLAY = """<!doctype html><body><video muted autoplay></video><script>
+const send = body => fetch("/seen", {method: "POST", body: JSON.stringify(body)});
+const video = document.querySelector("video");
+const see = what => send({
+  what,
+  at: video.currentTime,
+  duration: video.duration,
+  size: [video.videoWidth, video.videoHeight],
+  shown: video.getVideoPlaybackQuality().totalVideoFrames,
+});
+if (video.canPlayType('video/mp4; codecs="avc1.64001f"')) {
+  video.onended = () => see("ended");
+  video.onerror = () => see(video.error.message);
+  video.src = "a-episode-0.mp4";
+} else {
+  send(null);
+}
+</script>"""
+
+
+@pytest.mark.slow
+def test_chromium_plays_an_episode_to_its_end(tmp_path):
+    env = gym.make("BulletCartPole-v0", render_mode="rgb_array", max_episode_steps=50)
+    env = Recorder(env, tmp_path, name_prefix="a")
+    observation, _ = env.reset(seed=0)
+    truncated = False
+    while not truncated:
+        observation, _, _, truncated, _ = env.step(int(observation[2] + observation[3] > 0))
+    env.close()
+    told = card(tmp_path / "a-episode-0.mp4")
+    seen = seen_by_chromium(tmp_path, PLAY, tmp_path / "profile", 60)
+    if seen is None:
+        pytest.skip("Chromium has no H.264 here")
+    assert seen["what"] == "ended"
+    assert seen["at"] == seen["duration"] == pytest.approx(told["frames"] / told["fps"], abs=1e-3)
+    assert seen["size"] == [told["width"], told["height"]] == [960, 540]
+    assert seen["shown"] == told["frames"] == 51
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (65, 48), (64, 49), (99, 101), (8, 1)])

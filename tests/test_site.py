@@ -4,9 +4,7 @@ Where there is Chromium, every page is opened on a wide and a narrow screen, lig
 """
 
 import dataclasses
-import functools
 import html
-import http.server
 import importlib
 import io
 import json
@@ -16,12 +14,12 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser import Handler, seen_by_chromium
 from conftest import ALL_IDS, STATE_IDS, TRAINED_HERE
 
 import bullet_envs
@@ -257,40 +255,19 @@ async function look({path, width, theme}) {
 </script>"""
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the site with the recorder of faults in each page, and takes what was seen."""
+class RecordingHandler(Handler):
+    """Puts the recorder of faults into each page."""
 
-    def do_GET(self):
+    def page(self):
         path = Path(self.translate_path(self.path))
-        if self.path == "/driver":
-            content = self.server.driver.encode()
-        elif path.suffix == ".html" and path.is_file():
-            content = path.read_bytes().replace(b"<head>", b"<head>" + RECORDER, 1)
-        else:
-            return super().do_GET()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        return self.wfile.write(content)
-
-    def do_POST(self):
-        self.server.seen = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(204)
-        self.end_headers()
-        self.server.finished.set()
-
-    def log_message(self, *_):
-        """Say nothing."""
+        if path.suffix == ".html" and path.is_file():
+            return path.read_bytes().replace(b"<head>", b"<head>" + RECORDER, 1)
+        return None
 
 
 @pytest.fixture(scope="module")
 def seen(site, pages, tmp_path_factory):
     """Return what Chromium sees of every page, on two screens, light and dark."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    chromium = next(filter(None, map(shutil.which, names)), None)
-    if chromium is None:
-        pytest.skip("there is no Chromium here")
     if not has_mathjax(site):
         pytest.skip("npm's registry cannot be reached")
     paths = [f"/{path.relative_to(site).as_posix()}" for path in sorted(pages)]
@@ -301,29 +278,11 @@ def seen(site, pages, tmp_path_factory):
         for width in (1280, 390)
         for theme in ("light", "dark")
     ]
-    handler = functools.partial(Handler, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.driver = DRIVER.replace("JOBS", json.dumps(jobs))
-        server.seen, server.finished = None, threading.Event()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000"]
-        profile = tmp_path_factory.mktemp("profile")
-        browser = subprocess.Popen(
-            [
-                *[chromium, *options, "--remote-debugging-port=0"],  # stays until it is ended
-                *[f"--user-data-dir={profile}", f"http://127.0.0.1:{server.server_port}/driver"],
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            assert server.finished.wait(300), "Chromium sent nothing"
-        finally:
-            browser.terminate()
-            browser.wait(30)
-            server.shutdown()
-    assert len(server.seen) == len(jobs)
-    return server.seen
+    driver = DRIVER.replace("JOBS", json.dumps(jobs))
+    profile = tmp_path_factory.mktemp("profile")
+    seen = seen_by_chromium(site, driver, profile, 300, RecordingHandler)
+    assert len(seen) == len(jobs)
+    return seen
 
 
 @pytest.mark.parametrize("fault", ["faults", "tooWide", "images"])
