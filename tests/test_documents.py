@@ -26,7 +26,7 @@ DOCUMENTS = (
 )
 # What a document shows that is not to be run here: installation, other programs, and make.
 NOT_OURS = (
-    *("pip ", "conda ", "source ", "make "),
+    *("pip ", "conda ", "source ", "make ", "jupytext ", "jupyter "),
     *("pytest", "tensorboard", "python -m benchmarks", "python examples/", "python -m rl_zoo3"),
 )
 EXTRAS = ("envpool", "ray")  # snippets that import these need them
@@ -69,8 +69,8 @@ def test_snippets_run(document, elsewhere):
     """The Python blocks of a document run one after the other, in one namespace."""
     namespace = {}
     for block in blocks(document, "python"):
-        if document == "docs/custom_environment.md":
-            continue  # they are the parts of one file, see below
+        if document in ("docs/custom_environment.md", "docs/tutorial.md"):
+            continue  # parts of one file, see below, and cells of a notebook: test_tutorial.py
         needs = [name for name in EXTRAS if re.search(rf"^(import|from) {name}\b", block, re.M)]
         if not all(map(importlib.util.find_spec, needs)):
             continue

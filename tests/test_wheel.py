@@ -1,15 +1,10 @@
 """The wheel alone is enough: it is built from what git knows and used in an empty folder."""
 
-import os
-import shutil
-import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from wheels import ROOT, build_wheel, install, run
 
 USE_IT = """
 import sys
@@ -35,35 +30,9 @@ assert Path("videos/wheel-episode-0.mp4").stat().st_size > 0
 """
 
 
-def run(*command, cwd, path=()):
-    """Run a command with folders to import from, and show its output where it fails."""
-    paths = os.pathsep.join(map(str, path))
-    environ = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        command, cwd=cwd, env=environ, text=True, stdout=-1, stderr=subprocess.STDOUT
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    # A copy, so that setuptools leaves no build/ in the checkout and sees no ignored file.
-    copy = tmp_path_factory.mktemp("copy")
-    listing = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
-    for name in filter(None, listing.split("\0")):
-        if (ROOT / name).is_file():  # git lists a file deleted but not committed
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=copy)
-    [built] = (copy / "dist").glob("*.whl")
-    return built
-
-
-def install(what, target, cwd):
-    """Install a wheel or a folder, without its dependencies and without a network."""
-    flags = ("-q", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(target))
-    run(sys.executable, "-m", "pip", "install", *flags, str(what), cwd=cwd)
+    return build_wheel(tmp_path_factory.mktemp("copy"))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +42,7 @@ def installed(wheel, tmp_path_factory):
     A folder of PYTHONPATH comes before an editable install of the checkout.
     """
     target = tmp_path_factory.mktemp("installed")
-    install(wheel, target, target)
+    install(wheel, target, "--target", target)
     return target
 
 
@@ -116,7 +85,7 @@ def test_a_new_package_passes_its_own_tests(installed, tmp_path):
     command = [sys.executable, "-m", "bullet_envs"]
     run(*command, "new", "my_arm", cwd=tmp_path, path=[installed])
     site = tmp_path / "site"
-    install(tmp_path / "my_arm", site, tmp_path)
+    install(tmp_path / "my_arm", tmp_path, "--target", site)
     assert sorted(path.name for path in (site / "my_arm").glob("*.*")) == [
         "__init__.py",
         "my_arm.urdf",
