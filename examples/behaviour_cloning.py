@@ -7,21 +7,21 @@ examples/behaviour_cloning.py plate/ppo-v0``.
 
 import sys
 
+import gymnasium as gym
 import minari
 import numpy as np
 import torch
 from torch import nn
 
+from bullet_envs.agents.evaluation import EVALUATION_SEEDS, run_episodes
+
 dataset = minari.load_dataset(sys.argv[1])
 episodes = list(dataset.iterate_episodes())
 observations = torch.as_tensor(np.concatenate([one.observations[:-1] for one in episodes]))
 actions = torch.as_tensor(np.concatenate([one.actions for one in episodes]))
-env = dataset.recover_environment()
 torch.manual_seed(0)
-network = nn.Sequential(
-    *(nn.Linear(observations.shape[1], 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()),
-    nn.Linear(64, int(env.action_space.n)),
-)
+layers = [nn.Linear(observations.shape[1], 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()]
+network = nn.Sequential(*layers, nn.Linear(64, int(dataset.action_space.n)))
 optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
 for _ in range(5000):
     batch = torch.randint(len(actions), (256,))
@@ -29,13 +29,8 @@ for _ in range(5000):
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-returns = np.zeros(100)
-for episode in range(len(returns)):
-    observation, _ = env.reset(seed=10_000_000 + episode)  # unseen initial states
-    ended = False
-    while not ended:
-        action = network(torch.as_tensor(observation)).argmax().item()
-        observation, reward, terminated, truncated, _ = env.step(action)
-        returns[episode] += float(reward)
-        ended = terminated or truncated
+seeds = EVALUATION_SEEDS[:100]  # of unseen initial states
+envs = gym.make_vec(dataset.env_spec, num_envs=len(seeds))
+played = run_episodes(envs, lambda o, _: network(torch.as_tensor(o)).argmax(1).numpy(), seeds)
+returns = np.array([one.episode_return for one in played])
 print(f"return of {len(returns)} episodes: {returns.mean():.1f} +/- {returns.std():.1f}")

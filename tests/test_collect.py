@@ -1,6 +1,9 @@
 """Datasets hold the episodes that were played, to the bit, and say how they came about."""
 
 import gc
+import re
+import runpy
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -22,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),
 ]
 ENV_ID = "BulletCartPole-v0"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "behaviour_cloning.py"
 COLLECT = f"collect --env {ENV_ID} --algo random -n 2"
 PERTURBED = {"perturbations": {"parameters": {"pole_mass": {"uniform": [0.05, 0.2]}}}}
 
@@ -108,6 +112,22 @@ def test_pictures_are_kept_to_the_bit():
     assert episode.observations.shape == (len(episode) + 1, 24, 24, 3)
     assert np.array_equal(episode.actions[0:-1:2], episode.actions[1::2][: len(episode) // 2])
     assert_replays(dataset)
+
+
+@pytest.mark.parametrize("env_id", [ENV_ID, "BalancingPlate-v0"])
+def test_behaviour_cloning_solves(env_id, monkeypatch, capsys):
+    """The example, after the commands of docs/data.md, on each state id."""
+    collect(load_agent(env_id, "ppo"), "cloned/ppo-v0", range(100))
+    monkeypatch.setattr(sys, "argv", ["behaviour_cloning.py", "cloned/ppo-v0"])
+    runpy.run_path(str(EXAMPLE))
+    [episodes, mean] = re.findall(r"of (\d+) episodes: ([\d.]+)", capsys.readouterr().out)[0]
+    assert int(episodes) == 100 and float(mean) >= 475
+
+
+def test_the_example_is_twenty_lines():
+    """Without its docstring and its imports."""
+    _, code = EXAMPLE.read_text().split("\n\ndataset = ")
+    assert len(code.splitlines()) <= 20
 
 
 WRONG = {

@@ -29,6 +29,8 @@ NOT_OURS = (
     *("pip ", "conda ", "source ", "make ", "jupytext ", "jupyter "),
     *("pytest", "tensorboard", "python -m benchmarks", "python examples/", "python -m rl_zoo3"),
 )
+# Pages whose blocks other tests run: parts of one file, cells of a notebook, an example.
+ELSEWHERE = ("docs/custom_environment.md", "docs/tutorial.md", "docs/data.md")
 EXTRAS = ("envpool", "ray")  # snippets that import these need them
 # Settings that snippets have, and what makes their trainings take seconds.
 SHORTER = {"timesteps=": 512, "n_steps=": 16, "batch_size=": 64}
@@ -69,8 +71,8 @@ def test_snippets_run(document, elsewhere):
     """The Python blocks of a document run one after the other, in one namespace."""
     namespace = {}
     for block in blocks(document, "python"):
-        if document in ("docs/custom_environment.md", "docs/tutorial.md"):
-            continue  # parts of one file, see below, and cells of a notebook: test_tutorial.py
+        if document in ELSEWHERE:
+            continue
         needs = [name for name in EXTRAS if re.search(rf"^(import|from) {name}\b", block, re.M)]
         if not all(map(importlib.util.find_spec, needs)):
             continue
@@ -168,6 +170,13 @@ def test_guide_shows_the_urdf_that_new_writes():
     (shown,) = blocks("docs/custom_environment.md", "xml")
     urdf = (EXAMPLE / "src" / "planar_arm" / "planar_arm.urdf").read_text(encoding="utf-8")
     assert re.sub(r"\s+", " ", shown.strip()) in re.sub(r"\s+", " ", urdf)
+
+
+def test_data_shows_the_example():
+    """The page has examples/behaviour_cloning.py, which tests/test_collect.py runs."""
+    [shown] = blocks("docs/data.md", "python")
+    file = (ROOT / "examples" / "behaviour_cloning.py").read_text(encoding="utf-8")
+    assert file.endswith(f'"""\n\n{shown}')
 
 
 def test_guide_and_package_train_alike():
