@@ -159,8 +159,9 @@ class RLlibDQNConfig(RLlibConfig):
         exploration_final: epsilon from then on, 0 to 1.
     """
 
-    train_batch_size: int = 128
-    training_intensity: float = 64.0
+    # RLlib's replay buffer makes an episode in Python of each transition that it samples.
+    train_batch_size: int = 32
+    training_intensity: float = 8.0
     buffer_size: int = 100_000
     learning_starts: int = 1_000
     n_step: int = 5

@@ -356,7 +356,7 @@ def _workers_section(env_id: str) -> Section:
         pool = functools.partial(_envpool, 256)
         others.append(Case(name, pool, 256, ("envpool",)))
         ratios.append(Ratio(_vector_name(env_id, 256, WORKERS), name))
-    return Section(f"{env_id} with {WORKERS} workers", [*cases, *others], ratios, in_summary=False)
+    return Section(f"{env_id} with {WORKERS} workers", [*cases, *others], ratios)
 
 
 def _drawn_parameters(env_id: str) -> dict[str, Any]:
@@ -382,7 +382,7 @@ def _parameters_section(env_id: str) -> Section:
     ]
     ratios = [Ratio(case.name, nominal.name) for case in cases]
     title = f"{env_id} with parameters drawn at every reset"
-    return Section(title, [nominal, *cases], ratios, in_summary=False)
+    return Section(title, [nominal, *cases], ratios)
 
 
 def _vector_name(env_id: str, num_envs: int, workers: int = 1) -> str:
