@@ -165,10 +165,11 @@ class RLlibDQNConfig(RLlibConfig):
     buffer_size: int = 100_000
     learning_starts: int = 1_000
     n_step: int = 5
-    tau: float = 1.0
-    target_network_update_freq: int = 500
+    tau: float = 0.01
+    target_network_update_freq: int = 1
     exploration_fraction: float = 0.15
     exploration_final: float = 0.01
+    lr: float = 5e-4
     grad_clip: float = 10.0
     hidden: tuple[int, ...] = (128, 128)
 
