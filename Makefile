@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv docs demo test test-all lint check results benchmark-agents ablations atari observability presets robust custom-environment \
+.PHONY: help venv docs demo test test-all lint check results benchmark-agents ablations atari observability presets robust custom-environment rllib-presets \
 	convergence bench scaling mutants videos format clean
 
 help: ## list these targets
@@ -71,9 +71,16 @@ bench: venv ## time the environments beside bare PyBullet and others
 	$(BIN)/python -m benchmarks.time_to_solve --json docs/bench.json --document docs/speed.md
 	$(BIN)/python -m benchmarks.suites
 
+# RLlib pins another gymnasium, so it is kept out of the environment.
+INSTALL_RLLIB := [ -d build/rllib/ray ] || $(BIN)/python -m pip install -qq --target build/rllib -c constraints-rllib.txt "ray[rllib]"
+
+rllib-presets: venv ## train Ray RLlib's agents with every seed, where the CSV has no row
+	@$(INSTALL_RLLIB)
+	PYTHONPATH=build/rllib $(BIN)/python -m benchmarks.rllib_presets
+
 scaling: venv ## measure workers, and Ray RLlib's sampling and trainings, for docs/scaling.md
 	$(BIN)/python -m benchmarks.worker_scaling --json docs/worker_scaling.json --document docs/scaling.md
-	@[ -d build/rllib/ray ] || $(BIN)/python -m pip install -qq --target build/rllib -c constraints-rllib.txt "ray[rllib]"
+	@$(INSTALL_RLLIB)
 	PYTHONPATH=build/rllib $(BIN)/python -m benchmarks.rllib_scaling --json docs/rllib.json --document docs/scaling.md
 
 videos: venv ## record the bundled agents and draw the images of the docs

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from benchmarks import worker_scaling
-from benchmarks.tables import with_section
+from benchmarks import rllib_presets, worker_scaling
+from benchmarks.results import cell_of
+from benchmarks.tables import read_rows, with_section
 from benchmarks.worker_scaling import Prediction, measure, measure_hand_over, table
 
 RESULTS = {
@@ -67,3 +68,29 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     shown = document.read_text()
     assert "old" not in shown and table(RESULTS) in shown and shown.endswith("after\n")
     assert "| BulletCartPole-v0 | 64 | 660 | 20 (3%) |" in shown
+
+
+def test_rllib_agents_over_all_seeds():
+    """The worst seed and all of them, what they lost together, a line for each agent."""
+    rows = [
+        {
+            **{"env_id": "BalancingPlate-v0", "algo": "rllib-ppo", "seed": str(seed)},
+            **{"steps": steps, "seconds": 10.0 + seed, "mean": mean, "worst": worst, "lost": lost},
+        }
+        for seed, steps, mean, worst, lost in (
+            (0, "102400", "500.0", "500.0", "0"),
+            (1, "300000", "497.25", "61.0", "9"),
+        )
+    ]
+    *_, line = rllib_presets.table(rows).splitlines()
+    assert line == (
+        "| BalancingPlate-v0 | rllib-ppo | 497.2 | 500.0, 497.2 | 61 | 9 of 2000"
+        " | 102 k to 300 k | 11 |"
+    )
+
+
+def test_the_document_shows_the_rllib_agents():
+    rows = read_rows(rllib_presets.CSV_PATH)
+    assert {cell_of(row) for row in rows} <= set(rllib_presets.CELLS)
+    text = (worker_scaling.ROOT / "docs" / "scaling.md").read_text()
+    assert with_section(text, "rllib-presets", rllib_presets.table(rows)) == text
