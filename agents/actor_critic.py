@@ -211,7 +211,7 @@ class Rollout:
     """What a policy did in ``num_envs`` sub-environments over ``n_steps`` actions.
 
     Args:
-        observations: before each action, shape (n_steps, num_envs, ...).
+        observations: before each action, as the network takes them, shape (n_steps, num_envs, ...).
         actions: of the distribution, shape (n_steps, num_envs, choices or elements).
         log_probs: of the actions, shape (n_steps, num_envs).
         values: of the observations, shape (n_steps, num_envs).
@@ -303,9 +303,12 @@ class RolloutCollector:
             n_steps: actions of each sub-environment.
             on_step: called after each step of all sub-environments; returns whether to go on.
         """
-        network, space = self._policy.network, self._policy.observation_space
+        network, device = self._policy.network, self._policy.device
         times = (n_steps, self.episodes.num_envs)
-        observations = np.empty((*times, *(space.shape or ())), space.dtype)
+        inputs = torch.empty(
+            (*times, *(self._policy.observation_space.shape or ())), dtype=self._policy.dtype
+        )
+        observations = inputs.numpy()
         values, rewards = np.empty(times, np.float32), np.empty(times, np.float32)
         terminated, ended, valid = (np.empty(times, np.bool_) for _ in range(3))
         actions, log_probs = [], []
@@ -313,15 +316,16 @@ class RolloutCollector:
         for step in range(n_steps):
             observations[step] = self._observations
             with torch.no_grad():
-                policy, value = network(self._policy.tensor(observations[step]))
+                policy, value = network(inputs[step].to(device))
                 actions.append(policy.sample())
                 log_probs.append(policy.log_prob(actions[-1]))
             values[step] = value.cpu().numpy()
             valid[step] = ~self._ended if self._mode is AutoresetMode.NEXT_STEP else True
             final_obs, truncated = self._step(actions[-1], rewards[step], terminated[step])
             ended[step] = self._ended
-            for index in np.flatnonzero(truncated & ~terminated[step]).tolist():
-                truncations.append(((step, index), final_obs[index]))
+            if truncated.any():
+                for index in np.flatnonzero(truncated & ~terminated[step]).tolist():
+                    truncations.append(((step, index), final_obs[index]))
             if not on_step():
                 return None
         next_values = np.empty_like(values)

@@ -54,10 +54,14 @@ class NetworkPolicy(Policy):
         """Where the network is."""
         return next(self.network.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the observations that the network takes."""
+        return torch.uint8 if is_image(self.observation_space) else torch.float32
+
     def tensor(self, observations: npt.NDArray[Any]) -> torch.Tensor:
         """Return observations as the network takes them."""
-        dtype = torch.uint8 if is_image(self.observation_space) else torch.float32
-        return torch.as_tensor(observations, dtype=dtype, device=self.device)
+        return torch.as_tensor(observations, dtype=self.dtype, device=self.device)
 
 
 def clip(actions: torch.Tensor, space: gym.spaces.Box) -> torch.Tensor:
