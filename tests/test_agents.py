@@ -1545,7 +1545,6 @@ CELLS = {
         "eval_freq": 5000,
         "save_freq": 5000,
     },
-    ("sb3-a2c", "BalancingPlate-v0"): {},
     ("sb3-sac", "BalancingPlate-v0"): {},
 }
 

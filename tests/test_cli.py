@@ -916,9 +916,9 @@ def test_steps_are_as_many_as_asked_for(tmp_path, monkeypatch, capsys, algo):
 
 SIZES = {
     "reinforce": "-n 6000 -params hidden:(8,) episodes:4 solved_evaluations:0",
-    "dqn": "-n 3000 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
+    "dqn": "-n 1500 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
     "sb3-ppo": "-n 8000 -params hidden:(8,) n_steps:32 solved_evaluations:0",
-    "sb3-sac": "-n 2000 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
+    "sb3-sac": "-n 1200 -params hidden:(8,) learning_starts:100 solved_evaluations:0",
 }
 
 
