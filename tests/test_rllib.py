@@ -209,6 +209,8 @@ def test_wrong_settings_are_refused():
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             config_of("rllib-ppo", **settings)
+    with pytest.raises(ValueError, match="n_step=4 must lie from 1 to 3"):
+        config_of("rllib-dqn", n_step=4)  # of which RLlib never fills a batch of short episodes
 
 
 def test_make_envs_scales_rewards():
