@@ -1,6 +1,7 @@
 """The committed results are those of the bundled agents, and `make results` makes them."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def test_bundled_results_are_those_of_the_document():
     text = (Path(__file__).parent.parent / "docs" / "results.md").read_text()
     rows = read_rows(results.CSV_PATH)
     assert [results.cell_of(row) for row in rows] == results.cells()
-    assert results.table(rows) in text
-    assert with_section(text, "results", results.table(rows)) == text
+    shown = results.table(rows, read_rows(results.CURVES_PATH))
+    assert with_section(text, "results", shown) == text
 
 
 def test_cells_of_the_results():
@@ -170,7 +171,8 @@ def test_results_of_a_tiny_matrix(tmp_path, monkeypatch):
         **{name: float(rows[1][name]) for name in results.SCORES},
         "episodes": 4,
     }
-    assert results.table(rows) in Path("docs/results.md").read_text()
+    shown = results.table(rows, read_rows(Path("curves.csv")))
+    assert shown in Path("docs/results.md").read_text()
     assert Path("docs/curves.png").is_file()
     assert not list(Path("runs/results").iterdir())
 
@@ -195,7 +197,8 @@ def test_a_stop_is_one_line(monkeypatch):
 def test_table_shows_the_worst_seed():
     """A line has the lowest mean, the lowest return and the slowest training of its seeds.
 
-    What is lost is of the bundled seed alone.
+    What is lost is of the bundled seed alone. A training is solved at its first evaluation that
+    reaches the threshold.
     """
     names = ("env_id", "algo", "seed", "steps", "seconds", "mean", "worst", "lost", "validation")
     cells = [
@@ -204,8 +207,18 @@ def test_table_shows_the_worst_seed():
         ("BulletCartPole-v0", "dqn", "1", "101999", "57.1", "490.3", "317.0", "40", "491"),
         ("BulletCartPole-v0", "dqn", "2", "5000", "9.0", "495.0", "316.0", "7", "500"),
     ]
-    lines = results.table([dict(zip(names, cell, strict=True)) for cell in cells]).splitlines()
-    assert lines[2:] == [
-        "| BulletCartPole-v0 | random | 20.2 | 8 | 1000 of 1000 | | | |",
-        "| BulletCartPole-v0 | dqn | 490.3 | 316 | 7 of 1000 | 3 | 5 k to 101 k | 57 |",
+    rows = [dict(zip(names, cell, strict=True)) for cell in cells]
+    curves = [
+        {"env_id": "BulletCartPole-v0", "algo": "dqn", "seed": seed, "steps": steps, "return": mean}
+        for seed, steps, mean in (
+            *(("0", "10000", "474.9"), ("0", "20000", "475.0"), ("1", "50000", "480.0")),
+            *(("1", "101999", "490.0"), ("2", "5000", "500.0")),
+        )
     ]
+    *_, random, dqn = results.table(rows, curves).splitlines()
+    assert random == "| BulletCartPole-v0 | random | 20.2 | 8 | 1000 of 1000 | | | | |"
+    assert (
+        dqn == "| BulletCartPole-v0 | dqn | 490.3 | 316 | 7 of 1000 | 3 | 5 k to 101 k | 28 | 57 |"
+    )
+    assert results.seconds_to_solve(rows[1], curves) == pytest.approx(10.6)
+    assert results.seconds_to_solve(rows[3], curves[:4]) == math.inf
