@@ -30,7 +30,7 @@ from .cores import count_cores
 from .sub_environments import Array, Results, SubEnvironments
 from .task import State
 
-SPIN = 50e-6  # seconds of waiting before a process blocks, where there are cores for all
+SPIN = 300e-6  # seconds of waiting before a process blocks, where there are cores for all
 LOOK = 0.25  # seconds between two looks whether the process that is waited for is alive
 PATIENCE = 2.0  # seconds until a worker that does not end by itself is killed
 ALIGNMENT = 64  # bytes of a line of the processor's cache
@@ -38,6 +38,7 @@ ALIGNMENT = 64  # bytes of a line of the processor's cache
 STEP, STEP_UNOBSERVED, CALL, FETCH, END = range(5)
 # What a worker has done.
 DONE, REPLIED = range(2)
+_let_others_run = getattr(os, "sched_yield", lambda: time.sleep(0))  # the second is for Windows
 
 
 class Workers:
@@ -339,6 +340,7 @@ def _acquire(semaphore: Any, spin: float, is_alive: Callable[[], bool]) -> bool:
     while not semaphore.acquire(False):
         if time.perf_counter() >= deadline:
             break
+        _let_others_run()
     else:
         return True
     while not semaphore.acquire(True, LOOK):
