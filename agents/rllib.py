@@ -152,8 +152,7 @@ class RLlibDQNConfig(RLlibConfig):
         training_intensity: transitions learned from for each action, 1e-3 to 1e6.
         buffer_size: transitions in the replay buffer, 1000 to 10 million.
         learning_starts: actions before the first gradient step, at least 1.
-        n_step: rewards in a return before it bootstraps, 1 to 3. RLlib 2.60 counts longer ones at
-            the end of an episode as less than none: a batch of short episodes is never full.
+        n_step: rewards in a return before it bootstraps, 1 to 100.
         tau: how far the target network follows the Q-network, 1e-6 to 1.
         target_network_update_freq: actions between its updates, at least 1.
         exploration_fraction: part of the training in which epsilon falls from 1, 0 to 1.
@@ -181,7 +180,7 @@ class RLlibDQNConfig(RLlibConfig):
         self.require("training_intensity", float, 1e-3, 1e6)
         self.require("buffer_size", int, 1000, 10**7)
         self.require("learning_starts", int, 1, 10**9)
-        self.require("n_step", int, 1, 3)
+        self.require("n_step", int, 1, 100)
         self.require("tau", float, 1e-6, 1)
         self.require("target_network_update_freq", int, 1, 10**9)
         self.require("exploration_fraction", float, 0, 1)
@@ -197,7 +196,7 @@ class RLlibDQNConfig(RLlibConfig):
         return config.training(
             train_batch_size_per_learner=self.train_batch_size,
             training_intensity=self.training_intensity,
-            replay_buffer_config={"type": "EpisodeReplayBuffer", "capacity": self.buffer_size},
+            replay_buffer_config={"type": _REPLAY_BUFFER, "capacity": self.buffer_size},
             num_steps_sampled_before_learning_starts=self.learning_starts,
             n_step=self.n_step,
             tau=self.tau,
@@ -249,6 +248,8 @@ DQN_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 _ENVIRONMENT = "bullet_envs"  # RLlib's name of what make_envs makes
+# By its name, in which RLlib looks for "EpisodeReplayBuffer".
+_REPLAY_BUFFER = f"{__package__}.rllib_modules.NStepEpisodeReplayBuffer"
 _POLICIES = {RLlibPPOConfig: RLlibPPOPolicy, RLlibDQNConfig: RLlibDQNPolicy}
 
 

@@ -21,6 +21,7 @@ This needs the extra ``[rllib]``.
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
@@ -30,6 +31,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.utils import make_target_network
 from ray.rllib.core.rl_module.apis import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.replay_buffers.episode_replay_buffer import EpisodeReplayBuffer
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
@@ -129,6 +132,47 @@ class QModule(DefaultDQNTorchRLModule):  # type: ignore[misc]
     def forward_target(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the same of the target network."""
         return {QF_PREDS: self._target(_observations(self, batch))}
+
+
+class NStepEpisodeReplayBuffer(EpisodeReplayBuffer):  # type: ignore[misc]
+    """RLlib's replay buffer with returns that end where their episode does.
+
+    That of RLlib 2.60 counts a return of more than 3 rewards at the end of an episode as less than
+    no transition, so that a batch from short episodes is never full, and discounts the value after
+    the last rewards of an episode as if they were ``n_step``.
+    """
+
+    def _sample_episodes(
+        self,
+        num_items: int,
+        *,
+        n_step: int,
+        gamma: float,
+        **kwargs: Any,
+    ) -> list[SingleAgentEpisode]:
+        chosen = self.rng.integers(len(self._indices), size=num_items)
+        return [self._transition(self._indices[index], n_step, gamma) for index in chosen]
+
+    def _transition(self, place: tuple[int, int], n_step: int, gamma: float) -> SingleAgentEpisode:
+        """Return an episode of one action and the rewards of up to ``n_step``."""
+        number, start = place
+        episode = self.episodes[number - self._num_episodes_evicted]
+        end = min(start + n_step, len(episode))
+        rewards = np.asarray(episode.get_rewards(slice(start, end)))
+        is_last = end == len(episode)
+        return SingleAgentEpisode(
+            id_=episode.id_,
+            observation_space=episode.observation_space,
+            action_space=episode.action_space,
+            observations=[episode.get_observations(start), episode.get_observations(end)],
+            actions=[episode.get_actions(start)],
+            rewards=[float(rewards @ gamma ** np.arange(len(rewards)))],
+            terminated=is_last and episode.is_terminated,
+            truncated=is_last and episode.is_truncated,
+            extra_model_outputs={"n_step": [end - start], "weights": [1.0]},
+            t_started=start,
+            len_lookback_buffer=0,
+        )
 
 
 def _observations(module: Any, batch: Mapping[str, Any]) -> Tensor:

@@ -28,7 +28,11 @@ from bullet_envs import cli  # noqa: E402
 from bullet_envs.agents import algorithm, load_agent, new_agent, settings_help  # noqa: E402
 from bullet_envs.agents.evaluation import evaluate  # noqa: E402
 from bullet_envs.agents.rllib import algorithm_config, make_envs  # noqa: E402
-from bullet_envs.agents.rllib_modules import ActorCriticModule, RequireNextStep  # noqa: E402
+from bullet_envs.agents.rllib_modules import (  # noqa: E402
+    ActorCriticModule,
+    NStepEpisodeReplayBuffer,
+    RequireNextStep,
+)
 from bullet_envs.agents.run import Run  # noqa: E402
 
 # RLlib registers its own id anew in each env runner.
@@ -209,8 +213,39 @@ def test_wrong_settings_are_refused():
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             config_of("rllib-ppo", **settings)
-    with pytest.raises(ValueError, match="n_step=4 must lie from 1 to 3"):
-        config_of("rllib-dqn", n_step=4)  # of which RLlib never fills a batch of short episodes
+
+
+def test_returns_end_with_their_episode():
+    """Ended, truncated, cut by the end of a rollout: each transition as computed by hand."""
+    buffer = NStepEpisodeReplayBuffer(capacity=1000)
+    n_step, gamma = 5, 0.9
+    lengths = {"terminated": 2, "truncated": 7, "goes on": 4}
+    for end, length in lengths.items():
+        episode = SingleAgentEpisode(
+            id_=end,
+            observation_space=gym.spaces.Box(-1e3, 1e3, (2,), np.float32),
+            action_space=gym.spaces.Discrete(100),
+            observations=[np.full(2, t, np.float32) for t in range(length + 1)],
+            actions=list(range(length)),
+            rewards=[10.0 + t for t in range(length)],
+            terminated=end == "terminated",
+            truncated=end == "truncated",
+            len_lookback_buffer=0,
+        )
+        buffer.add([episode])
+    seen = set()
+    for sample in buffer.sample(num_items=500, n_step=n_step, gamma=gamma, sample_episodes=True):
+        start, length = sample.t_started, lengths[sample.id_]
+        end = min(start + n_step, length)
+        seen.add((sample.id_, start))
+        assert sample.get_actions(0) == start
+        assert sample.get_observations(0)[0] == start and sample.get_observations(-1)[0] == end
+        rewards = [gamma**k * (10 + start + k) for k in range(end - start)]
+        assert sample.get_rewards(0) == pytest.approx(sum(rewards))
+        assert sample.get_extra_model_outputs("n_step", 0) == end - start
+        assert sample.is_terminated == (sample.id_ == "terminated")
+        assert sample.is_truncated == (sample.id_ == "truncated" and end == length)
+    assert len(seen) == sum(lengths.values())
 
 
 def test_make_envs_scales_rewards():
