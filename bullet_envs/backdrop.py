@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,8 +100,7 @@ def shadow_view(camera: Camera, height: float) -> list[float]:
 def compose(
     camera: Camera,
     height: float,
-    robot: npt.NDArray[np.uint8],
-    corner: tuple[int, int],
+    parts: Iterable[tuple[tuple[int, int], npt.NDArray[np.uint8]]],
     shadow: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.uint8]:
     """Return a frame, uint8 of shape (height, width, 3).
@@ -108,15 +108,15 @@ def compose(
     Args:
         camera: of the frame.
         height: of the floor (m).
-        robot: red, green, blue and opacity of a part of the frame, ``SUPERSAMPLING`` times as
-            large, uint8 of shape (rows, columns, 4).
-        corner: column and row of its first pixel in the frame.
+        parts: of the frame that show the robot: column and row of the first pixel, and red, green,
+            blue and opacity, ``SUPERSAMPLING`` times as large, uint8 of shape (rows, columns, 4).
         shadow: 255 where there is one and 0 elsewhere, of any size.
     """
     frame = floor_image(camera, height).copy()
     dark = Image.fromarray(shadow).filter(ImageFilter.GaussianBlur(SHADOW_BLUR * len(shadow)))
     dark = dark.resize(frame.size, Image.Resampling.BILINEAR).point(lambda one: SHADOW * one)
     frame.paste((0, 0, 0), None, dark)
-    smooth = Image.fromarray(robot).reduce(SUPERSAMPLING)
-    frame.paste(smooth, corner, smooth)
+    for corner, robot in parts:
+        smooth = Image.fromarray(robot).reduce(SUPERSAMPLING)
+        frame.paste(smooth, corner, smooth)
     return np.asarray(frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 COARSE = 4  # pixels of a frame to one of the image that says where the robot is
 RIM = 2  # of those pixels, for what that image misses
+BAND = 9  # of those pixels: height of the parts of a frame that are drawn large
 
 
 class Renderer:
@@ -81,27 +83,34 @@ class VideoRenderer(Renderer):
         view, light = camera.view(), camera.light
         width, height = camera.width // COARSE, camera.height // COARSE
         bodies = draw(width, height, view, camera.projection, light)[..., 3]
-        left, right = _extent(bodies.max(axis=0), camera.width)
-        top, bottom = _extent(bodies.max(axis=1), camera.height)
-        robot = draw(
-            (right - left) * SUPERSAMPLING,
-            (bottom - top) * SUPERSAMPLING,
-            view,
-            camera.part(left, top, right - left, bottom - top),
-            light,
-        )
+        parts = []
+        for left, top, right, bottom in _occupied(bodies):
+            robot = draw(
+                (right - left) * SUPERSAMPLING,
+                (bottom - top) * SUPERSAMPLING,
+                view,
+                camera.part(left, top, right - left, bottom - top),
+                light,
+            )
+            parts.append(((left, top), robot))
         flat = shadow_view(camera, self._floor)
         shadow = draw(2 * width, 2 * height, flat, camera.projection, light)[..., 3]
-        return compose(camera, self._floor, robot, (left, top), shadow)
+        return compose(camera, self._floor, parts, shadow)
 
 
-def _extent(occupied: npt.NDArray[np.uint8], side: int) -> tuple[int, int]:
-    """Return the first pixel of a frame that a robot may cover, and that after the last."""
-    places = np.flatnonzero(occupied)
-    if not len(places):
-        return 0, COARSE
-    first, after = places[0] - RIM, places[-1] + RIM + 1
-    return max(COARSE * int(first), 0), min(COARSE * int(after), side)
+def _occupied(bodies: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield left, top, right and bottom of parts of a frame that a robot may cover (pixels).
+
+    Args:
+        bodies: the coarse image, 0 where there is none.
+    """
+    height, width = bodies.shape
+    for top in range(0, height, BAND):
+        bottom = min(top + BAND, height)
+        (columns,) = bodies[max(top - RIM, 0) : bottom + RIM].any(axis=0).nonzero()
+        if len(columns):
+            left, right = max(columns[0] - RIM, 0), min(columns[-1] + RIM + 1, width)
+            yield COARSE * int(left), COARSE * top, COARSE * int(right), COARSE * bottom
 
 
 def visible_parameters(task: Task) -> tuple[float, ...]:
