@@ -153,8 +153,10 @@ class RLlibDQNConfig(RLlibConfig):
         buffer_size: transitions in the replay buffer, 1000 to 10 million.
         learning_starts: actions before the first gradient step, at least 1.
         n_step: rewards in a return before it bootstraps, 1 to 100.
-        tau: how far the target network follows the Q-network, 1e-6 to 1.
-        target_network_update_freq: actions between its updates, at least 1.
+        tau: how far the target network follows the Q-network at each of its updates, 1e-6 to 1.
+        target_network_update_freq: least number of actions between its updates, at least 1. There
+            is at most one after ``n_step`` actions of each sub-environment and all gradient steps
+            for these.
         exploration_fraction: part of the training in which epsilon falls from 1, 0 to 1.
         exploration_final: epsilon from then on, 0 to 1.
     """
@@ -164,8 +166,8 @@ class RLlibDQNConfig(RLlibConfig):
     training_intensity: float = 8.0
     buffer_size: int = 100_000
     learning_starts: int = 1_000
-    n_step: int = 3
-    tau: float = 0.01
+    n_step: int = 10
+    tau: float = 0.2
     target_network_update_freq: int = 1
     exploration_fraction: float = 0.15
     exploration_final: float = 0.01
@@ -237,13 +239,7 @@ PPO_PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 DQN_PRESETS: dict[str, dict[str, Any]] = {
-    "BulletCartPole-v0": {
-        "n_timesteps": 100_000,
-        "gamma": 0.99,
-        "lr": 1e-3,
-        "tau": 1.0,
-        "target_network_update_freq": 500,
-    },
+    "BulletCartPole-v0": {"n_timesteps": 150_000, "gamma": 0.99},
     "BalancingPlate-v0": {"n_timesteps": 200_000, "solved_evaluations": 4},
 }
 

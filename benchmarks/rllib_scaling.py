@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from .time_to_solve import TimeToSolve, summary, training
 NUM_ENVS = 64
 ACTIONS = 16  # of each sub-environment, in each call of sample
 SAMPLED = ("BulletCartPole-v0", "BalancingPlate-v0")
-TRAINED = ("BulletCartPole-v0", "BalancingPlatePixels-v0")
+TRAINED = {"BulletCartPole-v0": range(3), "BalancingPlatePixels-v0": range(1)}  # seeds of each
 RUNNERS = (0, 1, 2)
 
 
@@ -61,9 +61,9 @@ def _open_runner(env_id: str, mode: gym.VectorizeMode) -> Iterator[bench.Loop]:
     runner.stop()
 
 
-def trainings(env_id: str) -> TimeToSolve:
+def trainings(env_id: str, seeds: Sequence[int]) -> TimeToSolve:
     """Return the same training with several numbers of env runners."""
-    names = {runners: f"{runners} env runners, {env_id}" for runners in RUNNERS}
+    names = {runners: _name(env_id, runners) for runners in RUNNERS}
     return TimeToSolve(
         f"time to solve {env_id} with RLlib's PPO",
         {
@@ -71,7 +71,29 @@ def trainings(env_id: str) -> TimeToSolve:
             for runners, name in names.items()
         },
         [Ratio(names[0], names[runners]) for runners in RUNNERS[1:]],
+        seeds,
     )
+
+
+def _name(env_id: str, runners: int) -> str:
+    return f"{runners} env runners, {env_id}"
+
+
+def seconds_to_solve(results: dict[str, Any]) -> str:
+    """Return the Markdown table of the trainings' times."""
+    columns = [f"{runners} env runners" for runners in RUNNERS]
+    lines = [f"| seconds to solve | {' | '.join(columns)} |", "|---" * (1 + len(RUNNERS)) + "|"]
+    timed = {section["title"]: section for section in results["sections"]}
+    for env_id, seeds in TRAINED.items():
+        if (section := timed.get(trainings(env_id, seeds).title)) is None:
+            continue
+        cells = []
+        for runners in RUNNERS:
+            name = _name(env_id, runners)
+            of, solved = section["seconds"][name], section["seeds_solved"][name]
+            cells.append(f"{of['median']:.0f} ({solved} of {section['seeds']} seeds)")
+        lines.append(f"| {env_id} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -83,11 +105,11 @@ def main() -> None:
     parser.add_argument("--document", type=Path, help="a text whose section 'rllib' to rewrite")
     options = parser.parse_args()
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    everything: list[Any] = [sampling(), *map(trainings, TRAINED)]
+    everything: list[Any] = [sampling(), *(trainings(*of) for of in TRAINED.items())]
     results = bench.run(bench.choose(everything, options.only), options.repeats, options.json)
     if options.document is not None:
-        text = options.document.read_text()
-        options.document.write_text(with_section(text, "rllib", summary(results)))
+        text, shown = options.document.read_text(), seconds_to_solve(results)
+        options.document.write_text(with_section(text, "rllib", f"{summary(results)}\n\n{shown}"))
 
 
 if __name__ == "__main__":

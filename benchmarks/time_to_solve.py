@@ -10,7 +10,7 @@ import contextlib
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -74,11 +74,13 @@ class TimeToSolve:
         trainings: by name, what trains from a seed until the environment is solved and returns
             whether it was.
         ratios: of their seconds.
+        seeds: of each.
     """
 
     title: str
     trainings: dict[str, Callable[[int], bool]]
     ratios: list[Ratio]
+    seeds: Sequence[int] = SEEDS
     in_summary: bool = True
 
     def run(self, repeats: int) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class TimeToSolve:
         print(f"{self.title}\n")
         seconds: dict[str, list[float]] = {}
         solved: dict[str, int] = {}
-        turns = [(seed, name) for seed in SEEDS for name in self.trainings]
+        turns = [(seed, name) for seed in self.seeds for name in self.trainings]
         for seed, name in progress_bar(
             iterable=turns, desc=self.title, unit="training", leave=False
         ):
@@ -102,7 +104,7 @@ class TimeToSolve:
             "title": self.title,
             "in_summary": self.in_summary,
             "seconds": {name: spread(of) for name, of in seconds.items()},
-            "seeds": len(SEEDS),
+            "seeds": len(self.seeds),
             "seeds_solved": solved,
             "ratios": ratios,
         }
