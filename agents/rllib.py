@@ -162,12 +162,12 @@ class RLlibDQNConfig(RLlibConfig):
     """
 
     # RLlib's replay buffer makes an episode in Python of each transition that it samples.
-    train_batch_size: int = 32
-    training_intensity: float = 8.0
+    train_batch_size: int = 64
+    training_intensity: float = 16.0
     buffer_size: int = 100_000
     learning_starts: int = 1_000
-    n_step: int = 10
-    tau: float = 0.2
+    n_step: int = 5
+    tau: float = 0.1
     target_network_update_freq: int = 1
     exploration_fraction: float = 0.15
     exploration_final: float = 0.01
@@ -239,7 +239,8 @@ PPO_PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 DQN_PRESETS: dict[str, dict[str, Any]] = {
-    "BulletCartPole-v0": {"n_timesteps": 150_000, "gamma": 0.99},
+    # As on images, carts that drift need the longer horizon: see agents/dqn.py.
+    "BulletCartPole-v0": {"n_timesteps": 100_000, "gamma": 0.995, "n_step": 10, "tau": 0.2},
     "BalancingPlate-v0": {"n_timesteps": 200_000, "solved_evaluations": 4},
 }
 
