@@ -195,10 +195,15 @@ class RLlibDQNConfig(RLlibConfig):
         actions = self.n_timesteps // self.action_repeat
         falling = max(1, round(actions * self.exploration_fraction))
         config = DQNConfig().reporting(min_sample_timesteps_per_iteration=100)
+        buffer = {
+            "type": _REPLAY_BUFFER,
+            "capacity": self.buffer_size,
+            "seed": derived_seed(self.seed),
+        }
         return config.training(
             train_batch_size_per_learner=self.train_batch_size,
             training_intensity=self.training_intensity,
-            replay_buffer_config={"type": _REPLAY_BUFFER, "capacity": self.buffer_size},
+            replay_buffer_config=buffer,
             num_steps_sampled_before_learning_starts=self.learning_starts,
             n_step=self.n_step,
             tau=self.tau,

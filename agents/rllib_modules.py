@@ -139,8 +139,17 @@ class NStepEpisodeReplayBuffer(EpisodeReplayBuffer):  # type: ignore[misc]
 
     That of RLlib 2.60 counts a return of more than 3 rewards at the end of an episode as less than
     no transition, so that a batch from short episodes is never full, and discounts the value after
-    the last rewards of an episode as if they were ``n_step``.
+    the last rewards of an episode as if they were ``n_step``. Nor can it be seeded.
+
+    Args:
+        *args: RLlib's.
+        seed: of its random choices, None for another one each time.
+        **kwargs: RLlib's.
     """
+
+    def __init__(self, *args: Any, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rng = np.random.default_rng(seed)
 
     def _sample_episodes(
         self,

@@ -172,6 +172,18 @@ print(evaluate(load_agent("BulletCartPole-v0", {str(tmp_path / "run")!r})).retur
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ALGOS)
+def test_a_seed_repeats_a_training(tmp_path, algo):
+    """With the env runner in the training's own process, to the bit."""
+    networks = []
+    for folder in ("one", "two"):
+        with Run(tmp_path / folder, short(algo), progress=False) as run:
+            agent = algorithm(algo).train(short(algo), run)
+        networks.append(agent.policy.network.state_dict())
+    assert all((value == networks[1][name]).all() for name, value in networks[0].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ALGOS)
 def test_stopped_training_goes_on(tmp_path, algo):
     """From its checkpoint: steps, weights, and learning rate go on."""
     config = short(algo)
