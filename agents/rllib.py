@@ -161,7 +161,7 @@ class RLlibDQNConfig(RLlibConfig):
         exploration_final: epsilon from then on, 0 to 1.
     """
 
-    # RLlib's replay buffer makes an episode in Python of each transition that it samples.
+    # Each transition of a batch is an episode made in Python: half the gradient steps of dqn.py.
     train_batch_size: int = 128
     training_intensity: float = 32.0
     buffer_size: int = 100_000
