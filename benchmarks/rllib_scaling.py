@@ -72,6 +72,7 @@ def trainings(env_id: str, seeds: Sequence[int]) -> TimeToSolve:
         },
         [Ratio(names[0], names[runners]) for runners in RUNNERS[1:]],
         seeds,
+        in_summary=False,
     )
 
 
@@ -81,8 +82,11 @@ def _name(env_id: str, runners: int) -> str:
 
 def seconds_to_solve(results: dict[str, Any]) -> str:
     """Return the Markdown table of the trainings' times."""
-    columns = [f"{runners} env runners" for runners in RUNNERS]
-    lines = [f"| seconds to solve | {' | '.join(columns)} |", "|---" * (1 + len(RUNNERS)) + "|"]
+    columns = [f"{count} env runner{'s' * (count != 1)}" for count in RUNNERS]
+    lines = [
+        f"| seconds to solve (median) | {' | '.join(columns)} |",
+        "|---" * (1 + len(RUNNERS)) + "|",
+    ]
     timed = {section["title"]: section for section in results["sections"]}
     for env_id, seeds in TRAINED.items():
         if (section := timed.get(trainings(env_id, seeds).title)) is None:

@@ -24,6 +24,9 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec  # noqa: E402
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner  # noqa: E402
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode  # noqa: E402
 
+from benchmarks import rllib_scaling  # noqa: E402
+from benchmarks.tables import with_section  # noqa: E402
+from benchmarks.time_to_solve import summary  # noqa: E402
 from bullet_envs import cli  # noqa: E402
 from bullet_envs.agents import algorithm, load_agent, new_agent, settings_help  # noqa: E402
 from bullet_envs.agents.evaluation import evaluate  # noqa: E402
@@ -422,6 +425,14 @@ def test_snippets_of_the_document(monkeypatch):
     )
     assert len(samples) == 2 and all(samples)
     namespace["algorithm"].stop()
+
+
+def test_the_document_shows_what_was_measured():
+    results = json.loads((EXAMPLES.parent / "docs" / "rllib.json").read_text())
+    text = (EXAMPLES.parent / "docs" / "scaling.md").read_text()
+    shown = f"{summary(results)}\n\n{rllib_scaling.seconds_to_solve(results)}"
+    assert with_section(text, "rllib", shown) == text
+    assert all(f"| {env_id} | " in shown for env_id in rllib_scaling.TRAINED)
 
 
 def test_constraints_are_the_same():
