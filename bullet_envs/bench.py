@@ -371,7 +371,7 @@ def _parameters_section(env_id: str) -> Section:
     """Return 64 nominal sub-environments beside 64 whose parameters are drawn.
 
     Random actions end an episode of the cart-pole after 20 steps, so that each step of the 64
-    begins three.
+    begins three. Held poles are those of an agent that has learned: most episodes have 500 steps.
     """
     drawn = _drawn_parameters(env_id)
     chosen = {"all": drawn, **{name: {name: drawn[name]} for name in drawn}}
@@ -381,6 +381,13 @@ def _parameters_section(env_id: str) -> Section:
         for name, parameters in chosen.items()
     ]
     ratios = [Ratio(case.name, nominal.name) for case in cases]
+    if env_id == CART_POLE:
+        held, drawn_held = (
+            Case(f"{name}, poles held", _held(env_id, 64, parameters), 64)
+            for name, parameters in ((nominal.name, {}), (cases[0].name, drawn))
+        )
+        cases += [held, drawn_held]
+        ratios.append(Ratio(drawn_held.name, held.name))
     title = f"{env_id} with parameters drawn at every reset"
     return Section(title, [nominal, *cases], ratios)
 
@@ -502,6 +509,24 @@ def _perturbed(env_id: str, num_envs: int, parameters: dict[str, Any]) -> Opener
     return functools.partial(
         _open_vector, functools.partial(made, perturbations={"parameters": parameters})
     )
+
+
+@contextlib.contextmanager
+def _open_held(make: Callable[[], Any]) -> Iterator[Loop]:
+    """Open cart-poles that are pushed to where their poles fall."""
+    with contextlib.closing(make()) as envs:
+        latest = [envs.reset(seed=0)[0]]
+
+        def act(_: int) -> None:
+            latest[0] = envs.step((latest[0] @ (0.05, 0.1, 1.0, 0.3) > 0).astype(np.int64))[0]
+
+        yield lambda: None, act
+
+
+def _held(env_id: str, num_envs: int, parameters: dict[str, Any]) -> Opener:
+    perturbations = {"parameters": parameters} if parameters else None
+    made = functools.partial(gym.make_vec, env_id, num_envs=num_envs)
+    return functools.partial(_open_held, functools.partial(made, perturbations=perturbations))
 
 
 def _vector_entry(env_id: str, num_envs: int) -> Opener:

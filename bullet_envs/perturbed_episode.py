@@ -13,13 +13,14 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from .checks import require, shorten
-from .perturbations import VARIANTS, Fault, Perturbations, Push
+from .perturbations import VARIANTS, WHEN, Fault, ParameterDraw, Perturbations, Push
 from .snapshots import of_array, to_array
 
 if TYPE_CHECKING:
     from .observers import Observation
     from .task import Task
 
+_Draw = tuple[str, ParameterDraw, float, bool]  # name, how, nominal value, whether it is seen
 Force = tuple[str, tuple[float, float, float]]  # a body, and what pushes it in world axes (N)
 
 
@@ -44,7 +45,14 @@ class PerturbedEpisode:
         self._nominal = task
         self._scales = [actuator.scale for actuator in task.actuators]
         self._perturbations = perturbations
+        self._has_more = perturbations.acts or perturbations.observes  # than parameters
         self._made: dict[str, float] | None = None
+        is_image = isinstance(space, spaces.Box) and space.dtype == np.uint8
+        visible = [one.name for one in task.parameters if one.visible] if is_image else []
+        self._draws: dict[str, list[_Draw]] = {when: [] for when in WHEN}
+        for name, draw in perturbations.parameters.items():
+            nominal = float(getattr(task, name))
+            self._draws[draw.when].append((name, draw, nominal, name in visible))
         self._rest = tuple(float(actuator.centre) for actuator in task.actuators)
         self._commands: deque[Sequence[float]] = deque()
         self._observations: deque[Observation] = deque()
@@ -99,6 +107,11 @@ class PerturbedEpisode:
         self.gains = self._no_gains
         if scales != self._scales:
             self.gains = tuple(a / b for a, b in zip(scales, self._scales, strict=True))
+        if self._has_more:
+            self._begin_more(rng)
+        return self.task
+
+    def _begin_more(self, rng: np.random.Generator) -> None:
         of = self._perturbations
         self._commands = deque([self._rest] * of.action_delay)
         self._observations.clear()
@@ -107,23 +120,17 @@ class PerturbedEpisode:
             x, y, z = rng.normal(0.0, of.camera, 3).tolist()
             self.eye = (x, y, z)
         self._pushes = [_RunningPush(push, self.task.control_hz, rng) for push in of.pushes]
-        return self.task
 
     def _draw(self, rng: np.random.Generator, when: str) -> dict[str, float]:
         values = {}
-        for name, draw in self._perturbations.parameters.items():
-            if draw.when != when:
-                continue
+        for name, draw, nominal, is_seen in self._draws[when]:
             of = draw.distribution
             number = of.sample(rng)
-            if self._sensors.is_image and self._is_visible(name) and of.high > of.low:
+            if is_seen and of.high > of.low:
                 share = round((number - of.low) / (of.high - of.low) * (VARIANTS - 1))
                 number = of.low + share / (VARIANTS - 1) * (of.high - of.low)
-            values[name] = draw.value(getattr(self._nominal, name), number)
+            values[name] = draw.value(nominal, number)
         return values
-
-    def _is_visible(self, name: str) -> bool:
-        return any(p.name == name and p.visible for p in self._nominal.parameters)
 
     def command(self, rng: np.random.Generator, command: Sequence[float]) -> Sequence[float]:
         """Return what the actuators do in a control period.
