@@ -149,8 +149,11 @@ class PerturbedEpisode:
             self._commands.append(command)
             command = self._commands.popleft()
         if of.action_noise:
-            noise = rng.normal(0.0, of.action_noise).tolist()
-            command = [one + error for one, error in zip(command, noise, strict=True)]
+            noise = rng.standard_normal(len(command)).tolist()
+            command = [
+                one + std * error
+                for one, std, error in zip(command, of.action_noise, noise, strict=True)
+            ]
         if of.dead_zone:
             command = [
                 one if abs(one) > zone else 0.0
@@ -174,7 +177,7 @@ class PerturbedEpisode:
             if not self._observations:
                 self._observations.extend([observation] * delay)
             self._observations.append(observation)
-            observation = copy.deepcopy(self._observations.popleft())
+            observation = _copy(self._observations.popleft())
         return observation
 
 
@@ -185,6 +188,7 @@ class _Sensors:
         self._of = of
         self._space = space
         self.is_image = isinstance(space, spaces.Box) and space.dtype == np.uint8
+        self._is_dict = isinstance(space, spaces.Dict)
         self._count = 1
         if not self.is_image:
             flat: Any = spaces.flatten_space(space)
@@ -236,10 +240,14 @@ class _Sensors:
         of = self._of
         if not (of.noise or of.bias or of.dropped.probability or of.stuck.probability):
             return observation
-        columns = np.asarray(spaces.flatten(self._space, observation), np.float64)
+        columns = self._flat(observation).astype(np.float64)
         if self._noise is not None:
-            columns = columns + rng.normal(0.0, self._noise)
-        columns = np.clip(columns + self._bias, self._low, self._high)
+            columns += self._noise * rng.standard_normal(self._count)
+        if of.bias:
+            columns += self._bias
+        # np.clip takes five times as long.
+        np.maximum(columns, self._low, out=columns)
+        np.minimum(columns, self._high, out=columns)
         stuck = self._stuck.next(rng)
         if stuck is not None and self._latest is not None:
             columns[stuck] = self._latest[stuck]
@@ -247,7 +255,12 @@ class _Sensors:
         dropped = self._dropped.next(rng)
         if dropped is not None:
             columns[dropped] = 0.0
-        return spaces.unflatten(self._space, columns.astype(np.float32))
+        read = columns.astype(np.float32)
+        return spaces.unflatten(self._space, read) if self._is_dict else read
+
+    def _flat(self, observation: Observation) -> npt.NDArray[Any]:
+        flat: Any = spaces.flatten(self._space, observation) if self._is_dict else observation
+        return flat
 
     def _read_image(self, rng: np.random.Generator, image: Observation) -> Observation:
         of = self._of
@@ -264,6 +277,10 @@ class _Sensors:
         if dropped is not None and dropped[0]:
             image = np.zeros_like(image)
         return image
+
+
+def _copy(observation: Observation) -> Observation:
+    return observation.copy() if isinstance(observation, np.ndarray) else copy.deepcopy(observation)
 
 
 def _flat_scale(task: Task, count: int) -> Sequence[float]:
@@ -290,6 +307,9 @@ class _Faults:
         if not self._fault.probability:
             return None
         begins = rng.random(len(self.left)) < self._fault.probability
+        if self._fault.steps == 1:
+            self.left[:] = begins
+            return begins
         self.left = np.where(self.left > 0, self.left - 1, 0)
         self.left[begins & (self.left == 0)] = self._fault.steps
         return self.left > 0
