@@ -1,7 +1,7 @@
 """What stands behind a robot in a video: a floor with a grid, a horizon, and the robot's shadow.
 
 TinyRenderer would take a quarter of a second for such a scene, and leave its edges jagged. So it
-draws the robot alone, twice as large, and Pillow puts it before a floor that is drawn once.
+draws the robot alone, half as large again, and Pillow puts it before a floor that is drawn once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 if TYPE_CHECKING:
     from .camera import Camera
 
-SUPERSAMPLING = 2
+SUPERSAMPLING = 1.5
 SKY, HORIZON, FLOOR, LINE = (217, 226, 238), (243, 245, 248), (219, 224, 231), (190, 198, 209)
 SHADOW = 0.38  # how much of the light it takes
 SHADOW_BLUR = 0.006  # of the height of the image
@@ -101,7 +101,7 @@ def compose(
     camera: Camera,
     height: float,
     parts: Iterable[tuple[tuple[int, int], npt.NDArray[np.uint8]]],
-    shadow: npt.NDArray[np.uint8],
+    shadow: tuple[tuple[int, int], npt.NDArray[np.uint8]] | None,
 ) -> npt.NDArray[np.uint8]:
     """Return a frame, uint8 of shape (height, width, 3).
 
@@ -110,13 +110,18 @@ def compose(
         height: of the floor (m).
         parts: of the frame that show the robot: column and row of the first pixel, and red, green,
             blue and opacity, ``SUPERSAMPLING`` times as large, uint8 of shape (rows, columns, 4).
-        shadow: 255 where there is one and 0 elsewhere, of any size.
+        shadow: of a part of the frame, half as large: column and row of its first pixel, and 255
+            where there is one and 0 elsewhere; None for none.
     """
     frame = floor_image(camera, height).copy()
-    dark = Image.fromarray(shadow).filter(ImageFilter.GaussianBlur(SHADOW_BLUR * len(shadow)))
-    dark = dark.resize(frame.size, Image.Resampling.BILINEAR).point(lambda one: SHADOW * one)
-    frame.paste((0, 0, 0), None, dark)
+    if shadow is not None:
+        corner, dark = shadow[0], Image.fromarray(shadow[1])
+        dark = dark.filter(ImageFilter.GaussianBlur(SHADOW_BLUR * camera.height / 2))
+        dark = dark.point(lambda one: SHADOW * one)
+        dark = dark.resize((2 * dark.width, 2 * dark.height), Image.Resampling.BILINEAR)
+        frame.paste((0, 0, 0), corner, dark)
     for corner, robot in parts:
-        smooth = Image.fromarray(robot).reduce(SUPERSAMPLING)
+        size = tuple(round(side / SUPERSAMPLING) for side in robot.shape[1::-1])
+        smooth = Image.fromarray(robot).resize(size, Image.Resampling.HAMMING)
         frame.paste(smooth, corner, smooth)
     return np.asarray(frame)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .task import State, Task
 
 COARSE = 4  # pixels of a frame to one of the image that says where the robot is
-RIM = 2  # of those pixels, for what that image misses
+RIM = 2  # of those pixels, for what that image misses and for blur
 BAND = 9  # of those pixels: height of the parts of a frame that are drawn large
 
 
@@ -86,15 +86,21 @@ class VideoRenderer(Renderer):
         parts = []
         for left, top, right, bottom in _occupied(bodies):
             robot = draw(
-                (right - left) * SUPERSAMPLING,
-                (bottom - top) * SUPERSAMPLING,
+                int((right - left) * SUPERSAMPLING),
+                int((bottom - top) * SUPERSAMPLING),
                 view,
                 camera.part(left, top, right - left, bottom - top),
                 light,
             )
             parts.append(((left, top), robot))
         flat = shadow_view(camera, self._floor)
-        shadow = draw(2 * width, 2 * height, flat, camera.projection, light)[..., 3]
+        dark = draw(width, height, flat, camera.projection, light)[..., 3]
+        shadow = None
+        if dark.any():
+            left, top, right, bottom = _around(dark)
+            part = camera.part(left, top, right - left, bottom - top)
+            size = (right - left) // 2, (bottom - top) // 2
+            shadow = (left, top), draw(*size, flat, part, light)[..., 3]
         return compose(camera, self._floor, parts, shadow)
 
 
@@ -104,13 +110,22 @@ def _occupied(bodies: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int, int, in
     Args:
         bodies: the coarse image, 0 where there is none.
     """
-    height, width = bodies.shape
+    height = len(bodies)
     for top in range(0, height, BAND):
         bottom = min(top + BAND, height)
-        (columns,) = bodies[max(top - RIM, 0) : bottom + RIM].any(axis=0).nonzero()
-        if len(columns):
-            left, right = max(columns[0] - RIM, 0), min(columns[-1] + RIM + 1, width)
-            yield COARSE * int(left), COARSE * top, COARSE * int(right), COARSE * bottom
+        rows = bodies[max(top - RIM, 0) : bottom + RIM]
+        if rows.any():
+            left, _, right, _ = _around(rows)
+            yield left, COARSE * top, right, COARSE * bottom
+
+
+def _around(bodies: npt.NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of a part of a frame that shows all bodies (pixels)."""
+    height, width = bodies.shape
+    (columns,), (rows,) = (bodies.any(axis=axis).nonzero() for axis in (0, 1))
+    left, top = (COARSE * max(int(ends[0]) - RIM, 0) for ends in (columns, rows))
+    right = COARSE * min(int(columns[-1]) + RIM + 1, width)
+    return left, top, right, COARSE * min(int(rows[-1]) + RIM + 1, height)
 
 
 def visible_parameters(task: Task) -> tuple[float, ...]:
