@@ -14,7 +14,7 @@ from .wrappers import REPEATS, autoreset_mode
 
 # Training draws its seeds as 32-bit hashes; no agent trains on these, nor is it selected by them.
 EVALUATION_SEEDS = range(10_000_000, 10_001_000)
-SELECTION_SEEDS = range(20_000_000, 20_000_020)
+SELECTION_SEEDS = range(20_000_000, 20_001_000)
 EPISODES = 100  # of an evaluation, where no other number is asked for
 AT_ONCE = 20  # episodes that are played together
 

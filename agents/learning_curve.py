@@ -22,7 +22,7 @@ def draw(folder: Path, threshold: float | None) -> Path:
     axes = figure.subplots()
     for name, label, style in (
         ("rollout/ep_rew_mean", "training episodes", "-"),
-        ("eval/mean_reward", "evaluations, 20 episodes each", "o-"),
+        ("eval/mean_reward", "evaluations", "o-"),
     ):
         points = [
             (int(row["time/total_timesteps"]), float(row[name])) for row in rows if row.get(name)

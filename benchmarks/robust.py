@@ -25,8 +25,11 @@ from .tables import add_rows, read_rows, with_section
 
 PRESET = "medium"
 SEEDS = range(3)
-_MEMORY = {"frame_stack": 4, "observe_actions": True}
-_STATE = {"n_timesteps": 600_000, "eval_freq": 30_000, "save_freq": 30_000, "solved_evaluations": 0}
+_STATE = {
+    **{"eval_freq": 100_000, "save_freq": 100_000, "n_eval_episodes": 200, "solved_evaluations": 0},
+    **{"frame_stack": 16, "observe_actions": True},
+}
+_PPO = {"gamma": 0.99, "gae_lambda": 0.95, "learning_rate": 5e-4, "batch_size": 512}
 # What differs from the preset of the id.
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("BulletCartPole-v0", "ppo"): {**_STATE, **_MEMORY},

@@ -43,8 +43,8 @@ TRAIN = f"train --algo reinforce --env {ENV_ID} --no-progress -n 400"
 EVALUATE = f"evaluate --env {ENV_ID} --algo lqr --eval-episodes 1"
 RECORD = f"record --env {ENV_ID} --algo lqr -o videos"
 SETTINGS = (
-    "n_timesteps, eval_freq, save_freq, solved_evaluations, frame_stack, action_repeat,"
-    " observe_actions,"
+    "n_timesteps, eval_freq, save_freq, n_eval_episodes, solved_evaluations, frame_stack,"
+    " action_repeat, observe_actions,"
     " training_episode_steps, deterministic_eval, vec_env, workers, device, episodes, gamma,"
     " learning_rate"
 )
