@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +19,7 @@ from ..task import Task
 from .evaluation import Evaluation
 from .statistics import mean_interval
 
-REFINEMENTS = 4  # halvings between the last value that is borne and the first that is not
+REFINEMENTS = 4
 FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)  # of parameters with a nominal value other than 0
 SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)  # of the greatest legal value of those whose is 0
 DELAYS = (1, 2, 3, 4, 6, 8)  # control periods
@@ -60,6 +60,11 @@ class Field:
         """The values below the nominal one and those above, each beginning next to it."""
         below = tuple(value for value in reversed(self.values) if value < self.nominal)
         return below, tuple(value for value in self.values if value > self.nominal)
+
+    def every(self, stride: int) -> Field:
+        """Return the field with one of so many values on each side, beginning next to nominal."""
+        kept = sorted(value for side in self.both_sides for value in side[::stride])
+        return replace(self, values=tuple(kept))
 
 
 def fields_of(task: Task, spreads: Sequence[float] | None) -> list[Field]:
@@ -210,6 +215,7 @@ def sweep(
     field: Field,
     threshold: float | None,
     unperturbed: Evaluation | None = None,
+    refinements: int = REFINEMENTS,
 ) -> dict[str, Any]:
     """Return an agent's results at the values of a field, and the margins on either side.
 
@@ -218,6 +224,7 @@ def sweep(
         field: what is perturbed.
         threshold: the least mean return that counts as borne, None for no margins.
         unperturbed: the results at the nominal value, None to play there too.
+        refinements: halvings between the last value that is borne and the first that is not.
 
     Returns:
         ``points``, in ascending order of ``value``, with ``mean``, its 95 % bootstrap interval
@@ -241,12 +248,16 @@ def sweep(
         for value in values:
             mean_at(value)
         if threshold is not None:
-            margins[side] = _margin(mean_at, field, values, threshold)
+            margins[side] = _margin(mean_at, field, values, threshold, refinements)
     return {"points": [points[value] for value in sorted(points)], "margins": margins}
 
 
 def _margin(
-    mean_at: Callable[[float], float], field: Field, values: Sequence[float], threshold: float
+    mean_at: Callable[[float], float],
+    field: Field,
+    values: Sequence[float],
+    threshold: float,
+    refinements: int,
 ) -> float | None:
     borne = field.nominal
     if mean_at(borne) < threshold:
@@ -256,7 +267,7 @@ def _margin(
         return None
     if index := values.index(failing):
         borne = values[index - 1]
-    for _ in range(REFINEMENTS):
+    for _ in range(refinements):
         middle = (borne + failing) / 2
         if field.whole:
             middle = math.floor(middle)

@@ -30,9 +30,18 @@ from .checkpoints import write_atomically
 from .environment import EnvConfig
 from .evaluation import EVALUATION_SEEDS, Evaluation, evaluate
 from .failure_search import Ranges, options_of, ranges_of, search
-from .robustness import Field, column_spreads, fields_of, figures, merged, sweep
+from .robustness import (
+    REFINEMENTS,
+    Field,
+    column_spreads,
+    fields_of,
+    figures,
+    merged,
+    sweep,
+)
 
 ADVERSARIES = {"search": True, "random sampling": False}  # whether they adapt
+NOMINAL = ("returns", "lengths", "terminated")
 FAILURES = 3
 DISTINCT = 0.25  # of the range of a value by which two failures must differ
 DEFAULT_RANGE = 0.2  # of the nominal value of a parameter, where the task has no preset
@@ -49,16 +58,20 @@ class Size:
         swept: episodes at each value of a field.
         grid: episodes at each point of the heat map.
         rounds: of the search for failures.
+        stride: one of so many values of a field is tried.
+        refinements: of a margin, see :func:`sweep`.
     """
 
     nominal: int
     swept: int
     grid: int
     rounds: int
+    stride: int = 1
+    refinements: int = REFINEMENTS
 
 
-FULL, QUICK = Size(1000, 100, 40, 25), Size(100, 10, 5, 5)
-PIXELS, QUICK_PIXELS = Size(300, 40, 20, 10), Size(40, 5, 5, 2)
+FULL, QUICK = Size(1000, 100, 40, 25), Size(100, 10, 5, 5, 2, 1)
+PIXELS, QUICK_PIXELS = Size(300, 40, 20, 10), Size(40, 5, 5, 2, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -133,36 +146,52 @@ class Job:
 def nominal(subject: Subject, episodes: int) -> dict[str, Any]:
     """Return each episode's return, length and whether it terminated, without perturbation."""
     evaluation = evaluate(subject.load(), EVALUATION_SEEDS[:episodes])
-    return {
-        "returns": evaluation.returns.tolist(),
-        "lengths": evaluation.lengths.tolist(),
-        "terminated": evaluation.terminated.tolist(),
-    }
+    return {name: getattr(evaluation, name).tolist() for name in NOMINAL}
 
 
-def robustness(subject: Subject, name: str, episodes: int) -> dict[str, Any]:
-    """Return the results at the values of a field: see :func:`sweep`."""
+def robustness(
+    subject: Subject, name: str, size: Size, played: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the results at the values of a field: see :func:`sweep`.
+
+    Args:
+        subject: the agent and its environment.
+        name: of the field.
+        size: how much to measure.
+        played: what :func:`nominal` returned.
+    """
+    episodes = size.swept
 
     def play(added: dict[str, Any]) -> Evaluation:
         return evaluate(subject.load(added), EVALUATION_SEEDS[:episodes])
 
-    return sweep(play, subject.field(name), gym.spec(subject.env_id).reward_threshold)
+    unperturbed = None
+    if not subject.env_kwargs.get("perturbations"):
+        columns = (np.array(played[name][:episodes]) for name in NOMINAL)
+        unperturbed = Evaluation(*columns)
+    return sweep(
+        play,
+        subject.field(name).every(size.stride),
+        gym.spec(subject.env_id).reward_threshold,
+        unperturbed,
+        size.refinements,
+    )
 
 
 def heat_map_row(
-    subject: Subject, names: tuple[str, str], value: float, episodes: int
+    subject: Subject, names: tuple[str, str], value: float, size: Size
 ) -> list[float | None]:
     """Return the mean returns at a value of the second parameter, None where it is not legal."""
     first, second = (subject.field(name) for name in names)
     means: list[float | None] = []
-    for other in grid_of(first):
+    for other in grid_of(first.every(size.stride)):
         both = {**first.perturb(other)["parameters"], **second.perturb(value)["parameters"]}
         try:
             agent = subject.load({"parameters": both})
         except ValueError:  # of a combination that the engine cannot have
             means.append(None)
             continue
-        means.append(float(evaluate(agent, EVALUATION_SEEDS[:episodes]).returns.mean()))
+        means.append(float(evaluate(agent, EVALUATION_SEEDS[: size.grid]).returns.mean()))
     return means
 
 
@@ -327,7 +356,7 @@ def measure(
         )
     task, is_image = subject.task_and_kind()
     size = (QUICK_PIXELS if quick else PIXELS) if is_image else (QUICK if quick else FULL)
-    fields = subject.fields()
+    fields = [one.every(size.stride) for one in subject.fields()]
     parameters = [one.name for one in task.parameters]
     if heat_map is not None and (unknown := [one for one in heat_map if one not in parameters]):
         raise ValueError(
@@ -341,10 +370,14 @@ def measure(
     identity = identity_of(subject, agent, size)
     cells = Cells(folder / "cells.json", identity)
     compared = {name: of for name, of in subjects.items() if name in (agent.algo, "lqr")}
+    unperturbed = [
+        Job(f"nominal/{name}", nominal, (of, size.nominal)) for name, of in subjects.items()
+    ]
+    cells.measure(unperturbed, workers, "without further perturbation")
+    played = {name: cells[f"nominal/{name}"] for name in subjects}
     jobs = [
-        *(Job(f"nominal/{name}", nominal, (of, size.nominal)) for name, of in subjects.items()),
         *(
-            Job(f"robustness/{one.name}/{name}", robustness, (of, one.name, size.swept))
+            Job(f"robustness/{one.name}/{name}", robustness, (of, one.name, size, played[name]))
             for one in fields
             for name, of in compared.items()
         ),
@@ -366,7 +399,7 @@ def measure(
             Job(
                 f"heat/{'/'.join(chosen)}/{value}",
                 heat_map_row,
-                (subject, chosen, value, size.grid),
+                (subject, chosen, value, size),
             )
             for value in grid_of(second)
         ]
@@ -376,7 +409,6 @@ def measure(
             "values": [grid_of(first), grid_of(second)],
             "means": [cells[row.key] for row in rows],
         }
-    played = {name: cells[f"nominal/{name}"] for name in subjects}
     ranges, _ = searched(subject)
     found = {name: cells[f"failures/{name}"] for name in ADVERSARIES}
     return {

@@ -18,7 +18,7 @@ from bullet_envs.cli import main
 from bullet_envs.perturbations import parse_perturbations
 from bullet_envs.tasks.cart_pole import CartPole
 
-SMALL = validation.Size(20, 3, 2, 1)
+SMALL = validation.Size(20, 3, 2, 1, refinements=1)
 
 
 def task_of(env_id):
@@ -106,7 +106,8 @@ def test_no_threshold_no_margins():
 def test_a_sweep_is_of_the_agent_in_that_environment():
     """Its points are what evaluate() returns there."""
     subject = validation.Subject("BulletCartPole-v0", "lqr")
-    swept = validation.robustness(subject, "action delay", 5)
+    size = replace(SMALL, swept=5)
+    swept = validation.robustness(subject, "action delay", size, validation.nominal(subject, 5))
     agent = load_agent("BulletCartPole-v0", "lqr", perturbations={"actions": {"delay": 4}})
     returns = evaluate(agent, EVALUATION_SEEDS[:5]).returns
     (point,) = (point for point in swept["points"] if point["value"] == 4)
@@ -219,7 +220,6 @@ def small(monkeypatch):
         ],
     )
     monkeypatch.setattr(validation, "_FIELDS", {})
-    monkeypatch.setattr(robustness, "REFINEMENTS", 1)
     monkeypatch.setattr(validation, "FAILURES", 1)
     camera = replace(CartPole.video_camera, width=160, height=120, shadow=False)
     monkeypatch.setattr(CartPole, "video_camera", camera)
@@ -232,11 +232,11 @@ def test_a_card_goes_on_and_is_repeated_to_the_bit(tmp_path, small, monkeypatch,
     subject = validation.Subject("BulletCartPole-v0", "lqr")
     real, done = validation.robustness, []
 
-    def stops(subject, name, episodes):
+    def stops(subject, name, *rest):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(name)
-        return real(subject, name, episodes)
+        return real(subject, name, *rest)
 
     monkeypatch.setattr(validation, "robustness", stops)
     with pytest.raises(KeyboardInterrupt):
