@@ -30,7 +30,12 @@ class Categorical:
     """
 
     def __init__(self, logits: Tensor, sizes: Sequence[int]) -> None:
-        self.log_probs = [part.log_softmax(1) for part in logits.split_with_sizes(sizes, 1)]
+        self._logits = logits.split_with_sizes(sizes, 1)
+
+    @functools.cached_property
+    def log_probs(self) -> list[Tensor]:
+        """Logarithms of the probabilities of each choice, shape (batch, size) each."""
+        return [part.log_softmax(1) for part in self._logits]
 
     def sample(self) -> Tensor:
         """Return random actions, int64 of shape (batch, choices), by torch's global generator.
@@ -42,7 +47,7 @@ class Categorical:
 
     def mode(self) -> Tensor:
         """Return the most likely actions, int64 of shape (batch, choices)."""
-        return torch.stack([part.argmax(1) for part in self.log_probs], 1)
+        return torch.stack([part.argmax(1) for part in self._logits], 1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the logarithm of the actions' probabilities, shape (batch,)."""

@@ -29,13 +29,18 @@ _STATE = {
     **{"eval_freq": 100_000, "save_freq": 100_000, "n_eval_episodes": 200, "solved_evaluations": 0},
     **{"frame_stack": 16, "observe_actions": True},
 }
-_PPO = {"gamma": 0.99, "gae_lambda": 0.95, "learning_rate": 5e-4, "batch_size": 512}
+_PPO = {"gamma": 0.99, "gae_lambda": 0.95}
 # What differs from the preset of the id.
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("BulletCartPole-v0", "ppo"): {**_STATE, **_MEMORY},
-    ("BulletCartPole-v0", "dqn"): {**_STATE, **_MEMORY},
-    ("BalancingPlate-v0", "ppo"): {**_STATE, **_MEMORY},
-    ("BalancingPlate-v0", "dqn"): {**_STATE, **_MEMORY},
+    ("BulletCartPole-v0", "ppo"): {
+        **_STATE,
+        **_PPO,
+        **{"n_timesteps": 1_500_000, "n_envs": 32, "n_steps": 256, "batch_size": 512},
+        "learning_rate": 5e-4,
+    },
+    ("BulletCartPole-v0", "dqn"): {**_STATE, "n_timesteps": 600_000},
+    ("BalancingPlate-v0", "ppo"): {**_STATE, **_PPO, "n_timesteps": 600_000},
+    ("BalancingPlate-v0", "dqn"): {**_STATE, "n_timesteps": 600_000},
     ("BulletCartPolePixels-v0", "ppo"): {"n_timesteps": 400_000, "solved_evaluations": 0},
 }
 WITHOUT: dict[str, dict[str, Any]] = {
