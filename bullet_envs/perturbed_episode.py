@@ -240,7 +240,8 @@ class _Sensors:
         of = self._of
         if not (of.noise or of.bias or of.dropped.probability or of.stuck.probability):
             return observation
-        columns = self._flat(observation).astype(np.float64)
+        flat: Any = spaces.flatten(self._space, observation) if self._is_dict else observation
+        columns = flat.astype(np.float64)
         if self._noise is not None:
             columns += self._noise * rng.standard_normal(self._count)
         if of.bias:
@@ -257,10 +258,6 @@ class _Sensors:
             columns[dropped] = 0.0
         read = columns.astype(np.float32)
         return spaces.unflatten(self._space, read) if self._is_dict else read
-
-    def _flat(self, observation: Observation) -> npt.NDArray[Any]:
-        flat: Any = spaces.flatten(self._space, observation) if self._is_dict else observation
-        return flat
 
     def _read_image(self, rng: np.random.Generator, image: Observation) -> Observation:
         of = self._of
