@@ -7,7 +7,8 @@ Train and evaluate every cell that the CSV lacks; the same command goes on after
 An agent plays 1,000 unseen episodes (300 on images) with the perturbations of ``medium`` and as
 many without. ``load_agent(env_id, "ppo-robust")`` is that of the seed with the greatest mean return
 from as many others. The ablation trains the cart-pole's PPO without its memory of observations, and
-without that of actions.
+without that of actions. Beside them play the LQG and the bundled agents that were trained without
+perturbations.
 """
 
 import argparse
@@ -49,6 +50,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "memory": {"frame_stack": 1, "observe_actions": False},
 }
 ABLATED = ("BulletCartPole-v0", "ppo")
+NOMINAL = "perturbations in training"  # of the bundled agents
 KEYS = ("env_id", "algo", "without", "seed")
 SCORES = ("mean", "std", "worst", "lost")
 COLUMNS = (
@@ -68,16 +70,19 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, default=CURVES_PATH)
     parser.add_argument("--document", type=Path, default=Path("docs/perturbations.md"))
     parser.add_argument("--runs", type=Path, default=Path("runs/robust"))
-    envs, algos = (sorted({cell[place] for cell in SETTINGS}) for place in (0, 1))
+    envs, algos = (sorted({cell[place] for cell in cells()}) for place in (0, 1))
     parser.add_argument("--envs", nargs="+", choices=envs, default=envs)
     parser.add_argument("--algos", nargs="+", choices=algos, default=algos)
     parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS))
     options = parser.parse_args()
     for cell in cells():
-        env_id, algo, _, seed = cell
+        env_id, algo, without, seed = cell
         selected = env_id in options.envs and algo in options.algos and int(seed) in options.seeds
         if selected and cell not in map(cell_of, read_rows(options.csv)):
-            _train_cell(cell, options)
+            if without == NOMINAL or algo == "lqg":
+                _play_cell(cell, options)
+            else:
+                _train_cell(cell, options)
     text = options.document.read_text()
     section = table(read_rows(options.csv))
     write_atomically(options.document, with_section(text, "robust", section).encode())
@@ -85,12 +90,17 @@ def main() -> None:
 
 def cells() -> list[tuple[str, str, str, str]]:
     """Return the columns ``KEYS`` of every row, in their order."""
-    return [
+    trained = [
         (*cell, without, str(seed))
         for cell in SETTINGS
         for without in (WITHOUT if cell == ABLATED else [""])
         for seed in SEEDS
     ]
+    bundled = [(*cell, NOMINAL, "0") for cell in SETTINGS]
+    controllers = [
+        (env_id, "lqg", "", "0") for env_id in ("BulletCartPole-v0", "BalancingPlate-v0")
+    ]
+    return trained + bundled + controllers
 
 
 def cell_of(row: dict[str, Any]) -> tuple[str, ...]:
@@ -134,6 +144,17 @@ def _train_cell(cell: tuple[str, str, str, str], options: argparse.Namespace) ->
     shutil.rmtree(folder)
 
 
+def _play_cell(cell: tuple[str, str, str, str], options: argparse.Namespace) -> None:
+    env_id, algo, *_ = cell
+    perturbed = _scores(load_agent(env_id, algo, perturbations=PRESET))
+    nominal = {
+        f"nominal_{name}": value for name, value in _scores(load_agent(env_id, algo)).items()
+    }
+    facts = dict.fromkeys(("steps", "seconds", "validation", "sha256"), "")
+    row = {**dict(zip(KEYS, cell, strict=True)), **facts, **perturbed, **nominal}
+    add_rows(options.csv, COLUMNS, [row], cell_of, cells())
+
+
 def _scores(agent: Any) -> dict[str, float]:
     evaluation = evaluate(agent, evaluation_seeds(agent.env_id))
     return {**score(evaluation, digits=2), "lost": int(evaluation.terminated.sum())}
@@ -158,7 +179,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             means = [float(row["mean"]) for row in mine]
             nominal = min(float(row["nominal_mean"]) for row in mine)
             every = ", ".join(f"{mean:.0f}" for mean in means)
-            line = f"| {env_id} | `{algo}-robust` | {without} | {min(means):.1f} | {every} |"
+            name = algo if without == NOMINAL or algo == "lqg" else f"{algo}-robust"
+            line = f"| {env_id} | `{name}` | {without} | {min(means):.1f} | {every} |"
             lines.append(f"{line} {nominal:.1f} | {len(mine)} |")
     return "\n".join(lines)
 

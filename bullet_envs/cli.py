@@ -849,7 +849,8 @@ def _validate(options: argparse.Namespace) -> int:
     folder = options.output_folder or Path("reports") / name
     kwargs = dict(options.env_kwargs)
     if agent is not None:
-        _load(options, agent)  # refuses before anything is written
+        loaded = _load(options, agent)  # refuses before anything is written
+        kwargs = dict(loaded.env.env_kwargs)  # with those that it was trained with
     findings = certificate.certify(
         options.env, kwargs, progress=_say_on_a_terminal, quick=options.quick
     )

@@ -17,6 +17,8 @@ def test_every_cell_can_be_trained():
     cells = robust.cells()
     assert len(set(cells)) == len(cells)
     for env_id, algo, without, seed in cells:
+        if without == robust.NOMINAL or algo == "lqg":
+            continue  # is played only
         learner = algorithm(algo)
         settings = robust.settings_of(env_id, algo, without)
         config = learner.config(
