@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv docs demo test test-all lint check results benchmark-agents ablations atari observability presets robust custom-environment rllib-presets \
+.PHONY: help venv docs demo test test-all lint check results benchmark-agents ablations atari observability presets robust report-cards custom-environment rllib-presets \
 	convergence bench scaling mutants videos format clean
 
 help: ## list these targets
@@ -82,6 +82,9 @@ scaling: venv ## measure workers, and Ray RLlib's sampling and trainings, for do
 	$(BIN)/python -m benchmarks.worker_scaling --json docs/worker_scaling.json --document docs/scaling.md
 	@$(INSTALL_RLLIB)
 	PYTHONPATH=build/rllib $(BIN)/python -m benchmarks.rllib_scaling --json docs/rllib.json --document docs/scaling.md
+
+report-cards: venv ## validate bundled agents, for the site, where a card is missing
+	$(BIN)/python -m benchmarks.report_cards
 
 videos: venv ## record the bundled agents and draw the images of the docs
 	$(BIN)/python docs/images.py

@@ -136,6 +136,7 @@ def environment_page(env_id: str, video: Path | None, has_curves: bool) -> str:
             "How each algorithm learned, with each seed:",
             f".. image:: {name}.png\n   :alt: Learning curves of {env_id}",
         ]
+    parts.append(_report_cards(env_id))
     for title in ("Physics", "Versions"):
         if title in texts:
             parts += [_heading(title), _text(texts, title)]
@@ -279,6 +280,18 @@ def _perturbations(task: Task) -> str:
         rounded = json.loads(json.dumps(preset), parse_float=_rounded)
         shown = pprint.pformat(rounded, width=88, sort_dicts=False)
         parts += [f"``{name!r}``", _code("python", shown)]
+    return "\n\n".join(parts)
+
+
+def _report_cards(env_id: str) -> str:
+    """Return links to the report cards that there are, and what perturbations PPO bears."""
+    found = sorted((Path(__file__).parent / "report_cards").glob(f"{env_id}-*.md"))
+    if not found:
+        return ""
+    parts = [_heading("Report cards"), "What ``bullet-envs validate`` says of bundled agents:"]
+    parts.append(".. toctree::\n\n" + "\n".join(f"   /report_cards/{one.stem}" for one in found))
+    figure = f"{found[0].stem}/robustness.png"
+    parts.append(f".. image:: /report_cards/{figure}\n   :alt: Robustness on {env_id}")
     return "\n\n".join(parts)
 
 
