@@ -1,0 +1,155 @@
+"""Small parts of the tasks, of their perturbations and of these as data, one by one."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import bullet_envs
+from bullet_envs.env import BulletEnv
+from bullet_envs.equations_of_motion import cart_pole_rates, plate_rates
+from bullet_envs.perturbation_scaling import scaled
+from bullet_envs.perturbations import for_observer, parse_perturbations
+from bullet_envs.perturbed_episode import parse_parameters
+from bullet_envs.tasks import BalancingPlate, CartPole, balancing_plate, cart_pole
+
+pytestmark = pytest.mark.core
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ((2.5, 0.0, 0.0, 0.0), "cart beyond 2.4 m"),
+        ((-2.5, 0.0, 0.3, 0.0), "cart beyond 2.4 m"),
+        ((2.4, 9.0, 0.3, 0.0), "pole beyond 0.209 rad"),
+        ((0.0, 9.0, -0.3, 0.0), "pole beyond 0.209 rad"),
+    ],
+)
+def test_what_ends_an_episode_of_the_cart_pole(state, said):
+    """The limit that has been passed; a cart that is at its limit has not passed it."""
+    assert CartPole().failure(state) == said
+
+
+@pytest.mark.parametrize(
+    ("pitch", "roll", "said"),
+    [
+        (1.6, 0.0, "plate beyond 1.57 rad"),
+        (0.0, -1.6, "plate beyond 1.57 rad"),
+        (BalancingPlate().tilt_limit, 0.0, "ball off the plate"),
+        (0.1, 0.1, "ball off the plate"),
+    ],
+)
+def test_what_ends_an_episode_of_the_plate(pitch, roll, said):
+    """Speeds do not count, however great."""
+    assert BalancingPlate().failure((pitch, 9.0, roll, 9.0, *[0.0] * 13)) == said
+
+
+def test_rates_are_those_of_the_equations_of_motion():
+    """With the parameters of the task; none where the plate's equations do not hold."""
+    rng = np.random.default_rng(0)
+    task, state, effort = CartPole(pole_mass=0.2), rng.normal(size=(3, 4)), rng.normal(size=(3, 1))
+    assert np.array_equal(task.rates(state, effort), cart_pole_rates(state, effort, task))
+    assert not np.allclose(task.rates(state, effort), cart_pole_rates(state, effort, CartPole()))
+    plate = BalancingPlate(ball_mass=0.01)
+    states = np.array([plate.sample_initial_state(rng) for _ in range(3)])
+    torques = rng.normal(size=(3, 2))
+    assert np.array_equal(plate.rates(states, torques), plate_rates(states, torques, plate))
+    assert BalancingPlate(rolling_friction=1e-4).rates(states, torques) is None
+    assert BalancingPlate(drop_height=0.1).rates(states, torques) is None
+
+
+def test_the_angular_velocity_of_a_tilted_plate():
+    """That of the rotation between two moments, in world axes."""
+    pitch, roll, pitch_rate, roll_rate, step = 0.8, 0.4, 0.7, -1.3, 1e-6
+    before = balancing_plate._plate_axes(pitch, roll)
+    after = balancing_plate._plate_axes(pitch + step * pitch_rate, roll + step * roll_rate)
+    spin = (after - before) @ before.T / step
+    expected = [spin[2, 1], spin[0, 2], spin[1, 0]]
+    assert balancing_plate._plate_rate(pitch, pitch_rate, roll_rate) == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("wrong", [[0.0] * 3, [0.0] * 5])
+def test_coordinates_have_a_column_each(wrong):
+    """Of the state, and of rest."""
+    task = CartPole()
+    assert task.coordinates([0.1, 0.2, 0.3, 0.4]) == [0.1, 0.2, 0.3, 0.4]
+    for convert in (task.coordinates, task.from_coordinates):
+        with pytest.raises(ValueError, match="zip"):
+            convert(wrong)
+
+
+def test_the_challenges_of_realworldrl_suite():
+    """Delays in control periods, noise in its units, faults of both kinds."""
+    fault = {"probability": 0.05, "steps": 3}
+    noise = {"x": 0.3, "x_dot": 0.3, "theta": 0.3, "theta_dot": 0.3}
+    expected = {
+        "parameters": {"pole_length": {"uniform": [0.7, 1.7], "operation": "scale"}},
+        "actions": {"delay": 3, "noise": {"slider": 3.0}},
+        "observations": {"delay": 3, "noise": noise, "dropped": fault, "stuck": fault},
+    }
+    assert cart_pole._realworldrl(3, 0.3, 0.05, 3, [0.7, 1.7]) == expected
+    assert CartPole.perturbation_presets["rwrl-medium"] == expected
+
+
+def test_a_preset_without_sensors_is_for_images_too():
+    """Noise and bias of columns are left out, and images where states are observed."""
+    assert for_observer({"actions": {"delay": 1}}, True) == {
+        "actions": {"delay": 1},
+        "observations": {},
+    }
+    preset = {
+        "images": {"noise": 1.0},
+        "observations": {"delay": 1, "noise": {"x": 1.0}, "bias": {"x": 1.0}},
+    }
+    assert for_observer(preset, True) == {
+        "images": {"noise": 1.0},
+        "observations": {"delay": 1},
+    }
+    assert for_observer(preset, False) == {"observations": preset["observations"]}
+
+
+def test_a_fault_without_a_probability_never_begins():
+    """On any scale."""
+    perturbed = scaled({"observations": {"dropped": {"steps": 2}}}, 3.0)
+    assert perturbed["observations"]["dropped"] == {"steps": 2, "probability": 0.0}
+
+
+def test_a_parameter_that_is_set_has_a_unit_in_its_error():
+    """And the range that is legal."""
+    task = CartPole()
+    perturbations = parse_perturbations({"parameters": {"pole_mass": 0.2}}, task, False)
+    assert parse_parameters({"pole_mass": 0.3}, task, perturbations) == {"pole_mass": 0.3}
+    with pytest.raises(ValueError) as error:
+        parse_parameters({"pole_mass": 2}, task, perturbations)
+    said = "parameters['pole_mass']=2 must be a number from 0.01 to 1 kg"
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    "push",
+    [
+        {"impulse": 0.05, "time": 0.2},
+        {"force": 0.3, "time": 0.06},
+        {"force": 0.3, "duration": 0.1, "time": 0.02, "period": 0.14},
+        {"impulse": {"uniform": [-0.05, 0.05]}, "rate": 5.0},
+    ],
+)
+@pytest.mark.parametrize("steps", [0, 5])
+def test_pushes_go_on_from_a_snapshot(push, steps):
+    """Those to come, those that last and those at random times; JSON has no infinity."""
+    pushes = [{"body": "pole", "direction": [1, 0, 0], **push}]
+    given = {"perturbations": {"pushes": pushes}, "angle_limit": 3.0}
+    with BulletEnv(CartPole, **given) as env, BulletEnv(CartPole, **given) as other:
+        env.reset(seed=1)
+        for _ in range(steps):
+            env.step(0)
+        taken = json.loads(json.dumps(bullet_envs.snapshot(env), allow_nan=False))
+        other.reset(seed=2)
+        bullet_envs.restore(other, taken)
+        for action in [1, 0] * 10:
+            for one, two in zip(env.step(action), other.step(action), strict=True):
+                assert np.array_equal(one, two)
+        assert math.isfinite(env.state()["theta"])
