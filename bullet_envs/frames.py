@@ -172,5 +172,6 @@ class DrawingProcesses:
 
     def close(self) -> None:
         """End the processes, and free the client if frames were drawn here."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        # Without waiting, its thread and the end of the program may close a pipe at the same time.
+        self._executor.shutdown(cancel_futures=True)
         _painter.close()
