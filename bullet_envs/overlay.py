@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 from .frames import Command
 
 MARGIN = 18
-TITLE, TEXT = 26, 19  # heights of letters
+TITLE, TEXT, NOTE = 34, 24, 15  # heights of letters
+COLUMN = 36  # letters in a line of a note
 INK, FAINT, RED, ACCENT = (28, 33, 44), (92, 100, 114), (190, 32, 32), (20, 90, 170)
-GAUGE = 110  # pixels of a command of the actuator's scale
+GAUGE = 80  # pixels of a command of the actuator's scale
 INSET = 208  # largest side of an observation
 
 Frame = npt.NDArray[np.uint8]
@@ -50,21 +52,20 @@ class Overlay:
         draw = ImageDraw.Draw(image)
         draw.fontmode = "L"
         wide = image.width - MARGIN
-        _text(draw, (MARGIN, MARGIN), self.title, INK, TITLE, "lt")
-        _text(draw, (MARGIN, MARGIN + 34), self.agent, FAINT, TEXT, "lt")
-        _text(draw, (wide, MARGIN), self.clock, INK, TITLE, "rt")
-        _text(draw, (wide, MARGIN + 34), f"return {self.episode_return:.1f}", FAINT, TEXT, "rt")
-        together = 1 if len(self.notes) <= 4 else 2  # so that many do not cover the robot
-        for line, first in enumerate(range(0, len(self.notes), together)):
-            place = (MARGIN, MARGIN + 66 + line * (TEXT + 3))
-            note = ", ".join(self.notes[first : first + together])
-            _text(draw, place, note, FAINT, TEXT - 4, "lt")
+        first, second = MARGIN + 26, MARGIN + 60  # where the letters of two lines stand
+        _text(draw, (MARGIN, first), self.title, INK, TITLE, "ls")
+        _text(draw, (MARGIN, second), self.agent, FAINT, TEXT, "ls")
+        _text(draw, (wide, first), self.clock, INK, TITLE, "rs")
+        _text(draw, (wide, second), f"return {self.episode_return:.1f}", FAINT, TEXT, "rs")
+        # In a narrow column, so that many do not cover the robot.
+        lines = [line for note in self.notes for line in textwrap.wrap(note, COLUMN)]
+        for number, line in enumerate(lines):
+            _text(draw, (MARGIN, second + 24 + number * 18), line, FAINT, NOTE, "ls")
         for line, command in enumerate(reversed(self.commands)):
-            _gauge(draw, image.height - MARGIN - 16 - line * 42, command)
+            _gauge(draw, image.height - MARGIN - 16 - line * 48, command)
         if self.failure:
             draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=RED, width=5)
-            middle = (image.width // 2, MARGIN + 30)
-            _text(draw, middle, self.failure, RED, TITLE, "mt")
+            _text(draw, (image.width // 2, second + 2), self.failure, RED, TEXT + 2, "ms")
         return np.asarray(image)
 
 
@@ -131,7 +132,7 @@ def _gauge(draw: ImageDraw.ImageDraw, y: int, command: Command) -> None:
     scale = f"full length {command.scale:g} {command.unit}"
     right = middle + GAUGE + 14
     _text(draw, (right, y + 1), text, INK, TEXT, "lb")
-    _text(draw, (right, y + 4), scale, FAINT, TEXT - 6, "lt")
+    _text(draw, (right, y + 4), scale, FAINT, NOTE, "lt")
 
 
 def with_inset(frame: Frame, observation: Frame) -> Frame:
@@ -147,10 +148,10 @@ def with_inset(frame: Frame, observation: Frame) -> Frame:
     kind = Image.Resampling.NEAREST if side >= size else Image.Resampling.BOX
     left, top = image.width - MARGIN - side, image.height - MARGIN - side
     draw = ImageDraw.Draw(image)
-    draw.rectangle((left - 3, top - 3, left + side + 2, top + side + 2), (255, 255, 255))
+    draw.rectangle((left - 3, top - 24, left + side + 2, top + side + 2), (255, 255, 255))
     image.paste(Image.fromarray(observation).resize((side, side), kind), (left, top))
     label = f"observation, {size} x {size} pixels"
-    _text(draw, (left + side, top - 8), label, FAINT, TEXT - 5, "rb")
+    _text(draw, (left + side // 2, top - 7), label, INK, NOTE, "ms")
     return np.asarray(image)
 
 

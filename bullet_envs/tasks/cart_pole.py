@@ -172,7 +172,7 @@ class CartPole(Task):
         "rwrl-hard": _realworldrl(5, 1.0, 0.1, 5, [0.5, 2.3]),
     }
     video_camera: ClassVar[Camera] = Camera(
-        eye=(0.35, -4.9, 1.15), target=(0.0, 0.0, 0.14), fov=33.0, light=(-0.5, -0.6, 1.2)
+        eye=(0.0, -4.9, 1.15), target=(0.0, 0.0, 0.02), fov=32.0, light=(-0.5, -0.6, 1.2)
     )
     floor_height: ClassVar[float] = -0.585
     # Rolled by 25 degrees: an upright edge moves whole pixels or not at all, a slanted one shows
@@ -247,7 +247,8 @@ class CartPole(Task):
             return ContactFreeScene(world, num_envs, self.actuators, urdf, ("slider", "hinge"))
 
     def decorate(self, world: World) -> None:
-        """Mark the limits of the cart's position, and make cart and pole brighter."""
+        """Mark the limits of the cart's position, and leave the colours to cart and pole."""
+        world.add_box((9.0, 0.124, 0.054), (0.0, 0.0, -0.11), (0.6, 0.63, 0.68))  # over the rail
         for side in (-1, 1):
             world.add_box((0.03, 0.2, 0.16), (side * self.x_limit, 0.0, -0.11), (0.85, 0.2, 0.15))
         world.paint("cart", (0.16, 0.36, 0.62))
