@@ -61,8 +61,8 @@ class Overlay:
         lines = [line for note in self.notes for line in textwrap.wrap(note, COLUMN)]
         for number, line in enumerate(lines):
             _text(draw, (MARGIN, second + 24 + number * 18), line, FAINT, NOTE, "ls")
-        for line, command in enumerate(reversed(self.commands)):
-            _gauge(draw, image.height - MARGIN - 16 - line * 48, command)
+        for number, command in enumerate(reversed(self.commands)):
+            _gauge(draw, image.height - MARGIN - 16 - number * 48, command)
         if self.failure:
             draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=RED, width=5)
             _text(draw, (image.width // 2, second + 2), self.failure, RED, TEXT + 2, "ms")
