@@ -50,7 +50,7 @@ _MODULES = {
 }
 ALGOS = tuple(_MODULES)
 BUNDLED_ALGOS = ("reinforce", "dqn", "a2c", "ppo", "sb3-ppo")  # `make results` trains them
-ROBUST = ("ppo-robust", "dqn-robust")  # on perturbed robots: `make robust`
+ROBUST = ("ppo-robust", "a2c-robust")  # on perturbed robots: `make robust`
 CONTROLLERS = ("lqr", "lqg", "random")
 
 

@@ -30,19 +30,26 @@ _STATE = {
     **{"eval_freq": 100_000, "save_freq": 100_000, "n_eval_episodes": 200, "solved_evaluations": 0},
     **{"frame_stack": 16, "observe_actions": True},
 }
-_PPO = {"gamma": 0.99, "gae_lambda": 0.95}
+_HORIZON = {"gamma": 0.99, "gae_lambda": 0.95}
+_A2C = {
+    **{**_STATE, **_HORIZON, "eval_freq": 250_000, "save_freq": 250_000, "n_timesteps": 5_000_000},
+    **{"n_envs": 64, "n_steps": 16, "normalize_advantage": True, "reward_scale": 0.05},
+}
 # What differs from the preset of the id.
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("BulletCartPole-v0", "ppo"): {
         **_STATE,
-        **_PPO,
+        **_HORIZON,
         **{"n_timesteps": 1_500_000, "n_envs": 32, "n_steps": 256, "batch_size": 512},
         "learning_rate": 5e-4,
     },
-    ("BulletCartPole-v0", "dqn"): {**_STATE, "n_timesteps": 600_000},
-    ("BalancingPlate-v0", "ppo"): {**_STATE, **_PPO, "n_timesteps": 600_000},
-    ("BalancingPlate-v0", "dqn"): {**_STATE, "n_timesteps": 600_000},
-    ("BulletCartPolePixels-v0", "ppo"): {"n_timesteps": 400_000, "solved_evaluations": 0},
+    ("BulletCartPole-v0", "a2c"): _A2C,
+    ("BalancingPlate-v0", "ppo"): {**_STATE, **_HORIZON, "n_timesteps": 1_500_000},
+    ("BalancingPlate-v0", "a2c"): _A2C,
+    ("BulletCartPolePixels-v0", "ppo"): {
+        **{"n_timesteps": 600_000, "solved_evaluations": 0, "n_eval_episodes": 40},
+        **{"frame_stack": 4, "eval_freq": 40_960, "save_freq": 20_480},
+    },
 }
 WITHOUT: dict[str, dict[str, Any]] = {
     "": {},

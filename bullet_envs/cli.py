@@ -25,7 +25,7 @@ ALGOS = (
     *("reinforce", "dqn", "a2c", "ppo", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-sac"),
     *("rllib-ppo", "rllib-dqn"),
 )
-LEARNED = (*ALGOS, "ppo-robust", "dqn-robust")
+LEARNED = (*ALGOS, "ppo-robust", "a2c-robust")
 CONTROLLED = ("lqr", "lqg", "random")
 AGENTS = (*LEARNED, *CONTROLLED)
 ENV_HELP = (
