@@ -1,18 +1,24 @@
 """Small parts of the tasks, of their perturbations and of these as data, one by one."""
 
+import contextlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import bullet_envs
+from bullet_envs import Actuator, BodyScene
+from bullet_envs.engine.world import World
 from bullet_envs.env import BulletEnv
 from bullet_envs.equations_of_motion import cart_pole_rates, plate_rates
 from bullet_envs.perturbation_scaling import scaled
 from bullet_envs.perturbations import for_observer, parse_perturbations
 from bullet_envs.perturbed_episode import parse_parameters
 from bullet_envs.tasks import BalancingPlate, CartPole, balancing_plate, cart_pole
+
+ELBOW_ARM = Path(__file__).parent / "elbow_arm.urdf"
 
 pytestmark = pytest.mark.core
 
@@ -153,3 +159,30 @@ def test_pushes_go_on_from_a_snapshot(push, steps):
             for one, two in zip(env.step(action), other.step(action), strict=True):
                 assert np.array_equal(one, two)
         assert math.isfinite(env.state()["theta"])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_commands_are_in_the_order_of_the_actuators(count):
+    """Also where a body has torques and motors: each has its own command."""
+    shoulder = Actuator(joint="shoulder", scale=0.3)
+    elbow = Actuator(joint="elbow", scale=1.0, kind="velocity", max_force=0.5)
+
+    def played(actuators, commands):
+        with contextlib.closing(World(240, 240)) as world:
+            scene = BodyScene(world, count, actuators)
+            scene.add_robot(ELBOW_ARM, ("shoulder", "elbow"))
+            scene.check()
+            scene.set_state({index: [0.1, 0.0, 0.2, 0.0] for index in range(count)})
+            for _ in range(5):
+                scene.act(commands)
+                world.step()
+            return scene.state()
+
+    torques, speeds = [0.05, -0.02][:count], [0.4, -0.3][:count]
+    pairs = list(zip(torques, speeds, strict=True))
+    first = played((shoulder, elbow), [one for pair in pairs for one in pair])
+    second = played((elbow, shoulder), [one for pair in pairs for one in reversed(pair)])
+    assert first == second
+    assert first[3] == pytest.approx(speeds[0], abs=0.05)
+    without = played((shoulder, elbow), [0.0, speeds[0]] * count)
+    assert first[1] != without[1]
