@@ -90,6 +90,7 @@ videos: venv ## record the bundled agents and draw the images of the docs
 	$(BIN)/python docs/images.py
 	for card in agents/pretrained/*.json; do name=$$(basename $$card .json); id=$${name%%-v0*}-v0; \
 		$(BIN)/bullet-envs record --env $$id --algo $${name#$$id-} || exit 1; done
+	$(BIN)/bullet-envs compare --env BulletCartPole-v0 --env-kwargs perturbations:medium --algo lqr ppo ppo-robust
 	$(BIN)/bullet-envs record --gif --env BulletCartPole-v0 --algo dqn
 	$(BIN)/bullet-envs record --gif --env BalancingPlate-v0 --algo reinforce
 

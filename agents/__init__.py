@@ -225,6 +225,8 @@ def load_agent(
     load_module(policy.network, weights)
     loaded.facts = {name: fact for name, fact in card.items() if name not in IDENTITY}
     loaded.weights_hash = card["sha256"]
+    if agent in ROBUST:
+        loaded.name = os.fspath(agent)
     return loaded
 
 

@@ -23,6 +23,7 @@ class Agent:
         policy: made for the spaces of the environment.
         facts: what a card says of the training: seed, settings, steps, seconds, versions, returns.
         weights_hash: SHA-256 of the file of weights, None where there is none.
+        name: for people; that of the algorithm, or ``"ppo-robust"``.
     """
 
     algo: str
@@ -30,6 +31,11 @@ class Agent:
     policy: Policy
     facts: dict[str, Any] = field(default_factory=dict)
     weights_hash: str | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Name the agent after its algorithm."""
+        self.name = self.name or self.algo
 
     @property
     def env_id(self) -> str:

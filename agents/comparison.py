@@ -52,7 +52,7 @@ Frame = npt.NDArray[np.uint8]
 
 
 def by_name(agents: Sequence[Agent]) -> dict[str, Agent]:
-    """Return the agents of a comparison by their algorithms, the second PPO as ``"ppo-2"``.
+    """Return the agents of a comparison by their names, the second PPO as ``"ppo-2"``.
 
     Raises:
         ValueError: they are too few or too many, or their environments are different tasks.
@@ -61,13 +61,13 @@ def by_name(agents: Sequence[Agent]) -> dict[str, Agent]:
         raise ValueError(f"a comparison takes 2 to {MAX_AGENTS} agents, not {len(agents)}")
     named: dict[str, Agent] = {}
     for agent in agents:
-        count = 1 + sum(other.algo == agent.algo for other in named.values())
-        named[agent.algo if count == 1 else f"{agent.algo}-{count}"] = agent
+        count = 1 + sum(other.name == agent.name for other in named.values())
+        named[agent.name if count == 1 else f"{agent.name}-{count}"] = agent
     first = agents[0]
     for name, agent in named.items():
         if (agent.env_id, _task(agent)) != (first.env_id, _task(first)):
             raise ValueError(
-                f"{name} acts in {agent.env_id} with {_task(agent)}, {first.algo} in"
+                f"{name} acts in {agent.env_id} with {_task(agent)}, {first.name} in"
                 f" {first.env_id} with {_task(first)}: a comparison takes agents of one id and the"
                 f" same keywords but for {', '.join(INTERFACE)}"
             )

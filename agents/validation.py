@@ -319,7 +319,7 @@ def identity_of(subject: Subject, agent: Agent, size: Size) -> dict[str, Any]:
     return {
         "env_id": subject.env_id,
         "env_kwargs": agent.env.env_kwargs,
-        "agent": agent.algo,
+        "agent": agent.name,
         "weights": agent.weights_hash,
         "training": agent.facts,
         "episodes": asdict(size),
@@ -363,13 +363,13 @@ def measure(
             f"--heat-map {unknown[0]!r} must be a parameter of {subject.env_id}:"
             f" {', '.join(parameters) or 'it has none'}"
         )
-    subjects = {agent.algo: subject}
+    subjects = {agent.name: subject}
     for name in _others(subject, agent, is_image):
         subjects[name] = Subject(subject.env_id, name, subject.env_kwargs)
     folder.mkdir(parents=True, exist_ok=True)
     identity = identity_of(subject, agent, size)
     cells = Cells(folder / "cells.json", identity)
-    compared = {name: of for name, of in subjects.items() if name in (agent.algo, "lqr")}
+    compared = {name: of for name, of in subjects.items() if name in (agent.name, "lqr")}
     unperturbed = [
         Job(f"nominal/{name}", nominal, (of, size.nominal)) for name, of in subjects.items()
     ]
@@ -391,7 +391,7 @@ def measure(
         one.name: {name: cells[f"robustness/{one.name}/{name}"] for name in compared}
         for one in fields
     }
-    chosen = heat_map or most_telling(fields, parameters, swept, agent.algo)
+    chosen = heat_map or most_telling(fields, parameters, swept, agent.name)
     heat: dict[str, Any] | None = None
     if chosen is not None:
         first, second = (next(one for one in fields if one.name == name) for name in chosen)
@@ -432,7 +432,7 @@ def measure(
             "episodes": {name: len(of) for name, of in found.items()},
             "lost": {name: sum(one["terminated"] for one in of) for name, of in found.items()},
         },
-        "failures": worst_episodes(subject, played[agent.algo], found, ranges),
+        "failures": worst_episodes(subject, played[agent.name], found, ranges),
     }
 
 
@@ -441,7 +441,7 @@ def _others(subject: Subject, agent: Agent, is_image: bool) -> list[str]:
 
     offered = () if is_image else controllers_of(subject.env_id)
     return [
-        name for name in ("lqr", "random") if name != agent.algo and name in (*offered, "random")
+        name for name in ("lqr", "random") if name != agent.name and name in (*offered, "random")
     ]
 
 
@@ -557,7 +557,7 @@ def record_failure(subject: Subject, failure: Mapping[str, Any], folder: Path, n
         name_prefix=name,
         agent_hash=agent.weights_hash,
         overlay=True,
-        agent=agent.algo,
+        agent=agent.name,
         drawing_processes=2,
         width=FRAME_WIDTH,
     )

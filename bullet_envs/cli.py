@@ -662,7 +662,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         workers = 1 if options.workers is None else options.workers
         evaluation = evaluate(agent, seeds, not options.stochastic, workers)
-    _print_table({agent.algo: evaluation}, options.env)
+    _print_table({agent.name: evaluation}, options.env)
     if options.record:
         worst = int(evaluation.returns.argmin())
         print(f"\nThe worst episode, seed {seeds[worst]}, return {evaluation.returns[worst]:g}:")
@@ -678,7 +678,7 @@ def _watch(agent: Any, seeds: Sequence[int], deterministic: bool) -> Any:
     from .agents.evaluation import Evaluation, run_episodes
     from .watch import Watched
 
-    watched = Watched(agent.env.make_bare(render_mode="rgb_array"), agent.algo)
+    watched = Watched(agent.env.make_bare(render_mode="rgb_array"), agent.name)
     envs = SyncVectorEnv(
         # Around the window, which so has every frame of an action that is repeated.
         [lambda: agent.env.wrap(watched)],
@@ -773,7 +773,7 @@ def _record_episode(
     from . import Recorder
     from .progress import progress_bar
 
-    prefix = f"{agent.algo}-start{seed}"
+    prefix = f"{agent.name}-start{seed}"
     folder = folder / _file_name(agent.env_id)
     bare = agent.env.make_bare(render_mode="rgb_array")
     recorder = Recorder(
@@ -782,7 +782,7 @@ def _record_episode(
         name_prefix=prefix,
         agent_hash=agent.weights_hash,
         overlay=overlay,
-        agent=agent.algo,
+        agent=agent.name,
         drawing_processes=DRAWING_PROCESSES,
         width=width,
     )
@@ -948,7 +948,7 @@ def _player(options: argparse.Namespace, kwargs: dict[str, Any]) -> Any:
     agent = _load(options, named)
     if (agent.env.frame_stack, agent.env.action_repeat, agent.env.observe_actions) != (1, 1, False):
         raise ValueError(
-            f"{agent.algo} sees {agent.env.frame_stack} observations at once or acts every"
+            f"{agent.name} sees {agent.env.frame_stack} observations at once or acts every"
             f" {agent.env.action_repeat} steps: who takes over must see one, and act at each step"
         )
     return agent
