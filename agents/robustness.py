@@ -211,7 +211,7 @@ def merged(base: Any, added: Mapping[str, Any], task: Task, is_image: bool) -> d
 
 
 def sweep(
-    play: Callable[[dict[str, Any]], Evaluation],
+    play: Callable[[dict[str, Any]], Evaluation | None],
     field: Field,
     threshold: float | None,
     unperturbed: Evaluation | None = None,
@@ -220,7 +220,8 @@ def sweep(
     """Return an agent's results at the values of a field, and the margins on either side.
 
     Args:
-        play: evaluates the agent with some perturbations.
+        play: evaluates the agent with some perturbations; None of those that the engine cannot
+            have together with the environment's own.
         field: what is perturbed.
         threshold: the least mean return that counts as borne, None for no margins.
         unperturbed: the results at the nominal value, None to play there too.
@@ -233,13 +234,18 @@ def sweep(
         the threshold, found by bisection, None where all that were tried are borne.
     """
     points: dict[float, dict[str, float]] = {}
+    impossible = set()
     if unperturbed is not None:
         points[field.nominal] = {"value": field.nominal, **figures(unperturbed)}
 
     def mean_at(value: float) -> float:
-        if value not in points:
-            points[value] = {"value": value, **figures(play(field.perturb(value)))}
-        return points[value]["mean"]
+        if value not in points and value not in impossible:
+            evaluation = play(field.perturb(value))
+            if evaluation is None:
+                impossible.add(value)
+            else:
+                points[value] = {"value": value, **figures(evaluation)}
+        return points[value]["mean"] if value in points else math.inf
 
     mean_at(field.nominal)
     margins: dict[str, float | None] = {}

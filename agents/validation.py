@@ -162,8 +162,11 @@ def robustness(
     """
     episodes = size.swept
 
-    def play(added: dict[str, Any]) -> Evaluation:
-        return evaluate(subject.load(added), EVALUATION_SEEDS[:episodes])
+    def play(added: dict[str, Any]) -> Evaluation | None:
+        try:
+            return evaluate(subject.load(added), EVALUATION_SEEDS[:episodes])
+        except ValueError:  # of parameters that the engine cannot have together
+            return None
 
     unperturbed = None
     if not subject.env_kwargs.get("perturbations"):
@@ -187,11 +190,11 @@ def heat_map_row(
     for other in grid_of(first.every(size.stride)):
         both = {**first.perturb(other)["parameters"], **second.perturb(value)["parameters"]}
         try:
-            agent = subject.load({"parameters": both})
+            evaluation = evaluate(subject.load({"parameters": both}), EVALUATION_SEEDS[: size.grid])
         except ValueError:  # of a combination that the engine cannot have
             means.append(None)
-            continue
-        means.append(float(evaluate(agent, EVALUATION_SEEDS[: size.grid]).returns.mean()))
+        else:
+            means.append(float(evaluation.returns.mean()))
     return means
 
 

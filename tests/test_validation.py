@@ -103,6 +103,18 @@ def test_no_threshold_no_margins():
     assert swept["points"][2]["mean"] == 500
 
 
+def test_what_the_engine_cannot_have_is_left_out():
+    """The margin is beyond it."""
+
+    def play(perturbations):
+        mass = perturbations["mass"]
+        return None if mass == 2.0 else evaluation(500 if mass < 3.1 else 100)
+
+    swept = robustness.sweep(play, FIELD, 475.0)
+    assert [point["value"] for point in swept["points"] if point["value"] <= 2] == [0.25, 0.5, 1.0]
+    assert swept["margins"] == {"below": None, "above": 3.125}
+
+
 def test_a_sweep_is_of_the_agent_in_that_environment():
     """Its points are what evaluate() returns there."""
     subject = validation.Subject("BulletCartPole-v0", "lqr")
