@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..perturbations import VARIANTS
 from ..task import Task
 from .agent import Agent
 
@@ -99,6 +100,9 @@ def search(
     found: list[Found] = []
     mean, std = ranges.low + span / 2, None
     envs = agent.make_vec(POPULATION)
+    bare: Any = envs.unwrapped
+    seen = {one.name for one in bare.task.parameters if one.visible and agent.renderer}
+    sizes = [place for place, name in enumerate(ranges.names) if name in seen]
     try:
         for _ in range(rounds):
             if std is None or not adapts:
@@ -106,6 +110,7 @@ def search(
             else:
                 drawn = rng.normal(mean, std, (POPULATION, len(span)))
                 values = np.clip(drawn, ranges.low, ranges.high)
+            values[:, sizes] = _of_few(values[:, sizes], ranges.low[sizes], span[sizes])
             played = _play(agent, envs, ranges, values)
             found += played
             worst = sorted(played, key=lambda one: (one.length, -one.cost))[:ELITE]
@@ -115,6 +120,13 @@ def search(
     finally:
         envs.close()
     return found
+
+
+def _of_few(values: Array, low: Array, span: Array) -> Array:
+    """Return the nearest of ``VARIANTS`` values: images need a renderer for each size."""
+    shares = np.rint((values - low) / np.where(span > 0, span, 1) * (VARIANTS - 1))
+    rounded: Array = low + shares / (VARIANTS - 1) * span
+    return rounded
 
 
 def options_of(task: Task, ranges: Ranges, values: Sequence[float]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from bullet_envs.agents import load_agent, report, robustness, validation
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, Evaluation, evaluate
 from bullet_envs.agents.failure_search import POPULATION, Ranges, options_of, ranges_of, search
 from bullet_envs.cli import main
-from bullet_envs.perturbations import parse_perturbations
+from bullet_envs.perturbations import VARIANTS, parse_perturbations
 from bullet_envs.tasks.cart_pole import CartPole
 
 SMALL = validation.Size(20, 3, 2, 1, refinements=1)
@@ -101,6 +101,23 @@ def test_no_threshold_no_margins():
     assert swept["margins"] == {"below": None, "above": None}
     assert sorted(played) == [0.25, 0.5, 2.0, 4.0]
     assert swept["points"][2]["mean"] == 500
+
+
+@pytest.mark.parametrize(
+    ("env_id", "few"), [("BulletCartPolePixels-v0", True), ("BulletCartPole-v0", False)]
+)
+def test_a_search_on_images_tries_few_sizes(env_id, few):
+    """Since each needs a renderer; other parameters are as they were drawn."""
+    subject = validation.Subject(env_id, "random", {"perturbations": "medium"})
+    found = validation.adversary(subject, 2, True)
+    ranges, _ = validation.searched(subject)
+    lengths, masses = (
+        {one["values"][ranges.names.index(name)] for one in found}
+        for name in ("pole_length", "pole_mass")
+    )
+    assert len(found) == 2 * POPULATION and len(masses) > POPULATION
+    assert (len(lengths) <= VARIANTS) is few
+    assert all(0.75 < length < 1.33 for length in lengths)
 
 
 def test_what_the_engine_cannot_have_is_left_out():
