@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,11 @@ INK, FAINT, RED, ACCENT = (28, 33, 44), (92, 100, 114), (190, 32, 32), (20, 90, 
 GAUGE = 80  # pixels of a command of the actuator's scale
 INSET = 208  # largest side of an observation
 
+WIDTH = 960  # of a frame with letters of these heights
+
 Frame = npt.NDArray[np.uint8]
+Point = tuple[float, float]
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -49,23 +53,21 @@ class Overlay:
     def drawn_into(self, frame: Frame) -> Frame:
         """Return a copy of a frame with the text in it."""
         image = Image.fromarray(frame)
-        draw = ImageDraw.Draw(image)
-        draw.fontmode = "L"
-        wide = image.width - MARGIN
-        first, second = MARGIN + 26, MARGIN + 60  # where the letters of two lines stand
-        _text(draw, (MARGIN, first), self.title, INK, TITLE, "ls")
-        _text(draw, (MARGIN, second), self.agent, FAINT, TEXT, "ls")
-        _text(draw, (wide, first), self.clock, INK, TITLE, "rs")
-        _text(draw, (wide, second), f"return {self.episode_return:.1f}", FAINT, TEXT, "rs")
+        pen = _Pen(image)
+        wide, first, second = pen.width - MARGIN, MARGIN + 26, MARGIN + 60
+        pen.write((MARGIN, first), self.title, INK, TITLE, "ls")
+        pen.write((MARGIN, second), self.agent, FAINT, TEXT, "ls")
+        pen.write((wide, first), self.clock, INK, TITLE, "rs")
+        pen.write((wide, second), f"return {self.episode_return:.1f}", FAINT, TEXT, "rs")
         # In a narrow column, so that many do not cover the robot.
         lines = [line for note in self.notes for line in textwrap.wrap(note, COLUMN)]
         for number, line in enumerate(lines):
-            _text(draw, (MARGIN, second + 24 + number * 18), line, FAINT, NOTE, "ls")
+            pen.write((MARGIN, second + 24 + number * 18), line, FAINT, NOTE, "ls")
         for number, command in enumerate(reversed(self.commands)):
-            _gauge(draw, image.height - MARGIN - 16 - number * 48, command)
+            _gauge(pen, pen.height - MARGIN - 16 - number * 48, command)
         if self.failure:
-            draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=RED, width=5)
-            _text(draw, (image.width // 2, second + 2), self.failure, RED, TEXT + 2, "ms")
+            pen.draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=RED, width=5)
+            pen.write((pen.width / 2, second + 2), self.failure, RED, TEXT + 2, "ms")
         return np.asarray(image)
 
 
@@ -105,34 +107,53 @@ def overlay_of(
     return Overlay(title, agent, clock, episode_return, bare.commands(), notes, failure)
 
 
-def _text(
-    draw: ImageDraw.ImageDraw,
-    place: tuple[int, int],
-    text: str,
-    colour: tuple[int, int, int],
-    size: int,
-    anchor: str,
-) -> None:
-    draw.text(place, text, colour, ImageFont.load_default(size), anchor=anchor)
+class _Pen:
+    """Draws in the pixels of a frame that is ``WIDTH`` wide, smaller into a smaller one.
+
+    Args:
+        image: to draw into.
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        self.draw = ImageDraw.Draw(image)
+        self.draw.fontmode = "L"
+        self._scale = min(1.0, image.width / WIDTH)
+        self.width, self.height = (side / self._scale for side in image.size)
+
+    def write(self, place: Point, text: str, colour: Colour, size: float, anchor: str) -> None:
+        """Write text of a size."""
+        font = ImageFont.load_default(self._scale * size)
+        self.draw.text(self._scaled([place])[0], text, colour, font, anchor=anchor)
+
+    def line(self, start: Point, end: Point, colour: Colour, width: int) -> None:
+        """Draw a line."""
+        self.draw.line(self._scaled([start, end]), colour, max(1, round(self._scale * width)))
+
+    def polygon(self, corners: Sequence[Point], colour: Colour) -> None:
+        """Fill a polygon."""
+        self.draw.polygon(self._scaled(corners), colour)
+
+    def _scaled(self, points: Sequence[Point]) -> list[Point]:
+        return [(self._scale * x, self._scale * y) for x, y in points]
 
 
-def _gauge(draw: ImageDraw.ImageDraw, y: int, command: Command) -> None:
+def _gauge(pen: _Pen, y: float, command: Command) -> None:
     """Draw the arrow of a command, whose full length is the actuator's scale."""
     middle = MARGIN + GAUGE
-    draw.line((middle - GAUGE, y, middle + GAUGE, y), FAINT, 1)
+    pen.line((middle - GAUGE, y), (middle + GAUGE, y), FAINT, 1)
     for end in (-GAUGE, 0, GAUGE):
-        draw.line((middle + end, y - 5, middle + end, y + 5), FAINT, 1)
+        pen.line((middle + end, y - 5), (middle + end, y + 5), FAINT, 1)
     share = max(-1.0, min(1.0, command.value / command.scale)) * GAUGE
     if abs(share) >= 1:
         head = min(10.0, abs(share)) * (1 if share > 0 else -1)
         tip = middle + share
-        draw.line((middle, y, tip - head, y), ACCENT, 6)
-        draw.polygon([(tip, y), (tip - head, y - 8), (tip - head, y + 8)], ACCENT)
+        pen.line((middle, y), (tip - head, y), ACCENT, 6)
+        pen.polygon([(tip, y), (tip - head, y - 8), (tip - head, y + 8)], ACCENT)
     text = f"{command.name} {command.value:+.3g} {command.unit}"
     scale = f"full length {command.scale:g} {command.unit}"
     right = middle + GAUGE + 14
-    _text(draw, (right, y + 1), text, INK, TEXT, "lb")
-    _text(draw, (right, y + 4), scale, FAINT, NOTE, "lt")
+    pen.write((right, y + 1), text, INK, TEXT, "lb")
+    pen.write((right, y + 4), scale, FAINT, NOTE, "lt")
 
 
 def with_inset(frame: Frame, observation: Frame) -> Frame:
@@ -151,7 +172,8 @@ def with_inset(frame: Frame, observation: Frame) -> Frame:
     draw.rectangle((left - 3, top - 24, left + side + 2, top + side + 2), (255, 255, 255))
     image.paste(Image.fromarray(observation).resize((side, side), kind), (left, top))
     label = f"observation, {size} x {size} pixels"
-    _text(draw, (left + side // 2, top - 7), label, INK, NOTE, "ms")
+    place = left + side / 2, top - 7
+    draw.text(place, label, INK, ImageFont.load_default(NOTE), anchor="ms")
     return np.asarray(image)
 
 
