@@ -31,6 +31,7 @@ from bullet_envs.agents import (
     controllers_of,
     load_agent,
     new_agent,
+    pretrained_card,
     settings_help,
 )
 from bullet_envs.agents.evaluation import EVALUATION_SEEDS, evaluate
@@ -310,6 +311,7 @@ def test_list_says_what_there_is(capsys):
     printed = capsys.readouterr().out
     for env_id in STATE_IDS + PIXEL_IDS:
         bundled = [algo for name, algo in BUNDLED if name == env_id]
+        bundled += [algo for algo in ROBUST if pretrained_card(env_id, algo).is_file()]
         agents = ", ".join((*bundled, *controllers_of(env_id)))
         assert f"{env_id}: 500 actions, solved at 475\n    agents: {agents}\n" in printed
 

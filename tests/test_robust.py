@@ -61,6 +61,7 @@ def test_a_bundled_agent_is_robust(env_id, algo):
         pytest.skip("not bundled")
     agent = load_agent(env_id, f"{algo}-robust")
     assert agent.env.env_kwargs == {"perturbations": "medium"}
+    assert agent.name == f"{algo}-robust"
     assert evaluate(agent, range(40)).returns.mean() > 440
     nominal = load_agent(env_id, f"{algo}-robust", perturbations=None)
     assert evaluate(nominal, range(20)).returns.mean() >= 475

@@ -99,6 +99,8 @@ def test_every_id_has_a_page(env_id, site, pages):
     assert not [name for name in names if f">{name}<" not in html.unescape(page.text)]
     videos = [link for link in page.links if link.endswith(".mp4")]
     assert bool(videos) == any((ROOT / "videos" / env_id).glob("*.mp4"))
+    cards = {Path(link).stem for link in page.links if "report_cards" in link}
+    assert cards >= {path.stem for path in (ROOT / "docs/report_cards").glob(f"{env_id}-*.md")}
 
 
 @pytest.mark.parametrize("algo", TRAINED_HERE)
