@@ -207,7 +207,7 @@ class BalancingPlate(Task):
     )
     keys: ClassVar[tuple[tuple[str, str], ...]] = (("up", "down"), ("left", "right"))  # of the ball
     video_camera: ClassVar[Camera] = Camera(
-        eye=(0.28, -0.74, 0.7), target=(-0.02, 0.03, 0.04), fov=32.0, light=(-0.4, -0.5, 1.2)
+        eye=(0.28, -0.74, 0.7), target=(-0.02, 0.03, 0.04), fov=35.0, light=(-0.4, -0.5, 1.2)
     )
     floor_height: ClassVar[float] = -0.1675
     agent_camera: ClassVar[Camera] = Camera(
