@@ -15,6 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import yaml
 from gymnasium import spaces
 from sphinx.application import Sphinx
 
@@ -140,6 +141,7 @@ def environment_page(env_id: str, video: Path | None, has_curves: bool) -> str:
     for title in ("Physics", "Versions"):
         if title in texts:
             parts += [_heading(title), _text(texts, title)]
+    parts += [_heading("Citation"), _citation(env_id)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -293,6 +295,22 @@ def _report_cards(env_id: str) -> str:
     figure = f"{found[0].stem}/robustness.png"
     parts.append(f".. image:: /report_cards/{figure}\n   :alt: Robustness on {env_id}")
     return "\n\n".join(parts)
+
+
+def _citation(env_id: str) -> str:
+    """Return what CITATION.cff says as BibTeX, with the id."""
+    path = Path(__file__).parent.parent / "CITATION.cff"
+    facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    authors = " and ".join(
+        one.get("name") or f"{one['family-names']}, {one['given-names']}"
+        for one in facts["authors"]
+    )
+    fields = {
+        **{"title": facts["title"], "author": authors, "version": facts["version"]},
+        "note": f"Environment {env_id}",
+    }
+    lines = [f"  {name} = {{{text}}}," for name, text in fields.items()]
+    return _code("bibtex", "\n".join(["@software{bullet_envs,", *lines, "}"]))
 
 
 def _rounded(text: str) -> float:

@@ -57,7 +57,8 @@ def source(tmp_path_factory):
     shutil.copytree(ROOT / "docs", source / "docs", ignore=generated)
     shutil.copy(ROOT / "README.md", source)
     (ROOT / "build").mkdir(exist_ok=True)  # keeps MathJax, which is fetched once
-    for name in ("agents", "assets", "benchmarks", "build", "bullet_envs", "examples", "videos"):
+    linked = "agents assets benchmarks build bullet_envs examples videos CITATION.cff"
+    for name in linked.split():
         (source / name).symlink_to(ROOT / name)
     return source
 
@@ -97,6 +98,7 @@ def test_every_id_has_a_page(env_id, site, pages):
     names = [*(field.name for field in dataclasses.fields(task)), *task.state_names]
     names += map(repr, task.perturbation_presets)
     assert not [name for name in names if f">{name}<" not in html.unescape(page.text)]
+    assert f"Environment {env_id}" in page.text
     videos = [link for link in page.links if link.endswith(".mp4")]
     assert bool(videos) == any((ROOT / "videos" / env_id).glob("*.mp4"))
     cards = {Path(link).stem for link in page.links if "report_cards" in link}
