@@ -1,4 +1,7 @@
-"""Frames for people: floor, shadow, overlay, and the processes that draw them."""
+"""Frames for people: floor, shadow, overlay, and the processes that draw them.
+
+Run as a program it writes ``tests/frames`` anew, which are to be looked at.
+"""
 
 import dataclasses
 import json
@@ -12,14 +15,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import ALL_STATE_IDS, PIXEL_IDS, STATE_IDS
+from PIL import Image
 from video_tools import decode
 
 from bullet_envs import Camera, Recorder, renderer
 from bullet_envs.backdrop import FLOOR, HORIZON, floor_image, grid_pitch, shadow_view
-from bullet_envs.frames import Command, DrawingProcesses, Painter
+from bullet_envs.frames import Command, DrawingProcesses, Painter, Picture
 from bullet_envs.overlay import ACCENT, GAUGE, MARGIN, RED, Overlay
 from bullet_envs.renderer import VideoRenderer
-from bullet_envs.tasks.cart_pole import CartPole
+from bullet_envs.tasks import BalancingPlate, CartPole
 
 CAMERA = Camera(eye=(0.5, -3.0, 1.0), target=(0.0, 0.0, 0.2), fov=35.0, light=(-0.4, -0.5, 1.2))
 
@@ -105,6 +109,31 @@ def test_robots_stand_on_the_floor_in_the_light(env_id):
     changed = np.abs(frame - floor).max(axis=2) > 8
     assert 0.005 < changed.mean() < 0.6
     assert np.array_equal(frame[:4, :4], floor[:4, :4])
+
+
+FRAMES = {
+    CartPole: {"x": 0.4, "theta": 0.1},
+    BalancingPlate: {"pitch": 0.1, "roll": -0.1},
+}
+
+
+def small_frame(task, state):
+    """Return a frame of 80 x 60 pixels, each the mean of 12 x 9."""
+    painter = Painter()
+    frame = painter.draw(Picture(task, task.named_state(state), None))
+    painter.close()
+    return frame.reshape(60, 9, 80, 12, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+
+
+def path_of(kind):
+    return Path(__file__).parent / "frames" / f"{kind.__name__}.png"
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_frames_look_as_they_did(kind):
+    """Bodies, marks, colors, camera and light: each pixel is near that of ``tests/frames``."""
+    known = np.asarray(Image.open(path_of(kind))).astype(int)
+    assert np.abs(small_frame(kind(), FRAMES[kind]) - known).max() <= 4
 
 
 def test_marks_are_for_people():
@@ -265,3 +294,8 @@ def test_processes_end_with_the_one_that_records(tmp_path):
         time.sleep(0.1)
     else:
         pytest.fail("a process that draws is left")
+
+
+if __name__ == "__main__":
+    for one, begun in FRAMES.items():
+        Image.fromarray(small_frame(one(), begun)).save(path_of(one))

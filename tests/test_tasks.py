@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 import bullet_envs
 from bullet_envs import Actuator, BodyScene
@@ -15,7 +16,7 @@ from bullet_envs.env import BulletEnv
 from bullet_envs.equations_of_motion import cart_pole_rates, plate_rates
 from bullet_envs.perturbation_scaling import scaled
 from bullet_envs.perturbations import for_observer, parse_perturbations
-from bullet_envs.perturbed_episode import parse_parameters
+from bullet_envs.perturbed_episode import PerturbedEpisode, parse_parameters
 from bullet_envs.tasks import BalancingPlate, CartPole, balancing_plate, cart_pole
 
 ELBOW_ARM = Path(__file__).parent / "elbow_arm.urdf"
@@ -186,3 +187,185 @@ def test_commands_are_in_the_order_of_the_actuators(count):
     assert first[3] == pytest.approx(speeds[0], abs=0.05)
     without = played((shoulder, elbow), [0.0, speeds[0]] * count)
     assert first[1] != without[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"actions": 3},
+            "perturbations['actions']=3 must be a dict with delay, noise, dead_zone, saturation",
+        ),
+        (
+            {"actions": {"delay": -1}},
+            "perturbations['actions']['delay']=-1 must be a whole number from 0 to 100 control"
+            " periods",
+        ),
+        (
+            {"actions": {"noise": {"slider": -1}}},
+            "perturbations['actions']['noise']['slider']=-1 must be a number from 0 to 1e+09 SI"
+            " units",
+        ),
+        (
+            {"images": 3},
+            "perturbations['images']=3 must be a dict with brightness, noise, camera",
+        ),
+        (
+            {"images": {"brightness": "dark"}},
+            "perturbations['images']['brightness']='dark' must be a number, {'uniform': [low,"
+            " high]}, {'log_uniform': [low, high]} or {'normal': [mean, std, low, high]}",
+        ),
+        (
+            {"images": {"brightness": 10.5}},
+            "perturbations['images']['brightness']=10.5 must be a number from 0 to 10",
+        ),
+        (
+            {"images": {"noise": 255.5}},
+            "perturbations['images']['noise']=255.5 must be a number from 0 to 255 of 255",
+        ),
+        (
+            {"images": {"camera": 1.5}},
+            "perturbations['images']['camera']=1.5 must be a number from 0 to 1 m",
+        ),
+    ],
+)
+def test_errors_name_the_part_and_what_is_legal(given, said):
+    """In one sentence."""
+    with pytest.raises((TypeError, ValueError)) as error:
+        parse_perturbations(given, CartPole(), True)
+    assert str(error.value) == said
+
+
+def test_actuators_that_are_not_named_are_not_perturbed():
+    """Of a body with several; limits are none."""
+    parts = {"noise": {"pitch": 0.1}, "dead_zone": {"roll": 0.2}, "saturation": {"roll": 0.3}}
+    of = parse_perturbations({"actions": parts}, BalancingPlate(), False)
+    assert of.action_noise == (0.1, 0.0)
+    assert of.dead_zone == (0.0, 0.2)
+    assert of.saturation == (math.inf, 0.3)
+
+
+def test_states_that_no_episode_begins_from():
+    """The errors name the state, and quaternions may be as long as rounding leaves them."""
+    with pytest.raises(ValueError) as error:
+        CartPole().check_initial_state((2.5, 0.0, 0.0, 0.0))
+    named = {"x": 2.5, "x_dot": 0.0, "theta": 0.0, "theta_dot": 0.0}
+    said = f"state {named} is one in which the episode has terminated"
+    assert str(error.value) == said
+    plate = BalancingPlate()
+    rest = list(plate.rest())
+    plate.check_initial_state(tuple(rest))
+    rest[7:11] = [0.5, 0.5, 0.5, 0.6]
+    with pytest.raises(ValueError) as error:
+        plate.check_initial_state(tuple(rest))
+    said = "state ball_qx..ball_qw=(0.5, 0.5, 0.5, 0.6) must have length 1"
+    assert str(error.value) == said
+
+
+def _episode(task, given, *, is_image=False):
+    space = spaces.Box(0, 255, (2, 2, 3), np.uint8) if is_image else task.observation_space
+    episode = PerturbedEpisode(task, parse_perturbations(given, task, is_image), space)
+    episode.begin(np.random.default_rng(7), {})
+    return episode
+
+
+def test_the_brightness_and_the_noise_of_an_image():
+    """Shades are multiplied, noise of a standard deviation is added, and what is beyond is cut."""
+    task, image = CartPole(), np.full((2, 2, 3), 100, np.uint8)
+    bright = _episode(task, {"images": {"brightness": 1.2}}, is_image=True)
+    assert (bright.observe(np.random.default_rng(0), image) == 120).all()
+    white = _episode(task, {"images": {"brightness": 3.0}}, is_image=True)
+    assert (white.observe(np.random.default_rng(0), image) == 255).all()
+    noisy = _episode(task, {"images": {"noise": 30.0}}, is_image=True)
+    expected = 100 + 30 * np.random.default_rng(3).standard_normal(image.shape)
+    assert expected.min() > 0.5 and expected.max() < 254.5
+    seen = noisy.observe(np.random.default_rng(3), image)
+    assert np.array_equal(seen, np.rint(expected))
+    dark = noisy.observe(np.random.default_rng(3), np.zeros_like(image))
+    assert np.array_equal(dark, np.rint(expected - 100).clip(0))
+
+
+def _forces(push, steps):
+    episode = _episode(CartPole(), {"pushes": [{"body": "pole", **push}]})
+    rng = np.random.default_rng(5)
+    return [episode.forces(rng) for _ in range(steps)]
+
+
+def test_when_a_push_begins_and_ends():
+    """Nothing pushes before; a period of one control period pushes in each of them."""
+    assert _forces({"force": 0.3, "time": 0.04, "duration": 0.04}, 5) == [
+        *([], []),
+        *([("pole", (0.3, 0.0, 0.0))], [("pole", (0.3, 0.0, 0.0))]),
+        [],
+    ]
+    assert all(_forces({"force": 0.3, "duration": 0.02, "period": 0.001}, 5))
+    drawn = {"force": 0.3, "duration": 0.02, "time": {"uniform": [0.0, 1.0]}}
+    begins = round(np.random.default_rng(7).uniform(0.0, 1.0) * 50)
+    assert [bool(of) for of in _forces(drawn, 50)] == [step == begins for step in range(50)]
+
+
+def test_a_random_direction_is_level_and_uniform():
+    """An angle, then a force, from the generator of the sub-environment."""
+    pushed = _forces({"force": {"uniform": [1.0, 2.0]}, "rate": 50.0, "direction": "random"}, 200)
+    rng = np.random.default_rng(5)
+    for (one,) in pushed:
+        rng.random()
+        angle, size = rng.uniform(0.0, 2 * math.pi), rng.uniform(1.0, 2.0)
+        assert one[1] == pytest.approx((size * math.cos(angle), size * math.sin(angle), 0.0))
+    down = _forces({"force": 2.0, "direction": [0.0, 3.0, -4.0]}, 1)
+    assert down == [[("pole", (0.0, pytest.approx(1.2), pytest.approx(-1.6)))]]
+
+
+def test_a_random_push_never_begins_at_a_rate_of_zero():
+    """Not even where the generator gives 0."""
+
+    class Zero:
+        def random(self):
+            return 0.0
+
+    episode = _episode(CartPole(), {"pushes": [{"body": "pole", "force": 1.0, "rate": 0.0}]})
+    assert episode.forces(Zero()) == [("pole", (1.0, 0.0, 0.0))]  # that of the time 0
+    rare = _episode(CartPole(), {"pushes": [{"body": "pole", "force": 1.0, "rate": 1e-9}]})
+    assert rare.forces(np.random.default_rng(0)) == []
+
+
+_IMPULSE = {"body": "pole", "impulse": 0.01, "direction": [1, 0, 0]}
+
+
+def test_pushes_of_a_contact_free_body_act_at_its_centre():
+    """Also where no parameter has moved it: the pole turns as by a torque of force and distance."""
+    with BulletEnv(CartPole, perturbations={"pushes": [_IMPULSE]}) as env:
+        env.reset(options={"state": {}}, seed=0)
+        env.step(0)
+        pushed = env.state()
+    with BulletEnv(CartPole) as env:
+        env.reset(options={"state": {}}, seed=0)
+        env.step(0)
+        left = env.state()
+    task = CartPole()
+    half, mass = task.pole_length / 2, task.cart_mass + task.pole_mass
+    # A uniform pole and a cart, both at rest, and a level impulse at the centre of the pole.
+    inertia = task.pole_mass * task.pole_length**2 / 3
+    matrix = [[mass, task.pole_mass * half], [task.pole_mass * half, inertia]]
+    expected = np.linalg.solve(matrix, [0.01, 0.01 * half])
+    changes = [pushed[name] - left[name] for name in ("x_dot", "theta_dot")]
+    assert changes == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("perturbed", "changed"),
+    [
+        ((), {}),
+        (("pushes",), {}),
+        (("pole_mass", "pushes"), {}),
+        (("pole_length",), {"pole_length": cart_pole.SHORTEST_POLE}),
+        (("pole_friction",), {"cart_friction": 1.0}),
+        (
+            ("pole_length", "pushes"),
+            {"pole_length": cart_pole.SHORTEST_POLE, "cart_friction": 1.0},
+        ),
+    ],
+)
+def test_what_the_engine_loads_for_perturbed_cart_poles(perturbed, changed):
+    """The shortest pole if lengths are drawn; friction where Bullet must take single steps."""
+    assert CartPole().world_task(perturbed) == CartPole(**changed)
