@@ -236,6 +236,203 @@ def test_errors_name_the_part_and_what_is_legal(given, said):
     assert str(error.value) == said
 
 
+def _of_mass(of):
+    return {"parameters": {"pole_mass": of}}
+
+
+def _of_push(**of):
+    return {"pushes": [{"body": "pole", **of}]}
+
+
+_MASS = "perturbations['parameters']['pole_mass']"
+_SENSORS = "perturbations['observations']"
+_PUSH = "perturbations['pushes'][0]"
+_KINDS = (
+    " must be a number, {'uniform': [low, high]}, {'log_uniform': [low, high]} or {'normal':"
+    " [mean, std, low, high]}"
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (_of_mass(2e9), f"{_MASS}=2000000000.0 must be a number from -1e+09 to 1e+09"),
+        (_of_mass(None), f"{_MASS}=None{_KINDS}"),
+        (_of_mass(True), f"{_MASS}=True{_KINDS}"),
+        (_of_mass({"uniform": [0.1, 0.2], "normal": []}), None),
+        (_of_mass({"uniform": 0.1}), f"{_MASS}['uniform']=0.1 must be 2 numbers"),
+        (_of_mass({"normal": [1, 2]}), f"{_MASS}['normal']=[1, 2] must be 4 numbers"),
+        (
+            _of_mass({"uniform": [0.1, "0.2"]}),
+            f"{_MASS}['uniform']='0.2' must be a number from -1e+09 to 1e+09",
+        ),
+        (
+            _of_mass({"uniform": [0.2, 0.1]}),
+            f"{_MASS}['uniform']=[0.2, 0.1] must be 2 numbers, the last two in order",
+        ),
+        (
+            _of_mass({"log_uniform": [0, 0.1]}),
+            f"{_MASS}['log_uniform']=[0, 0.1] must be 2 numbers, the last two in order and above 0",
+        ),
+        (
+            _of_mass({"normal": [0.1, 0, 0.05, 0.2]}),
+            f"{_MASS}['normal']=[0.1, 0, 0.05, 0.2] must be 4 numbers: std above 0, and mean at"
+            " most 3 std beyond the bounds",
+        ),
+        (
+            _of_mass({"uniform": [0.1, 0.2], "mode": "reset"}),
+            f"{_MASS} has no 'mode'; legal: operation, when",
+        ),
+        (
+            _of_mass({"uniform": [0.1, 0.2], "operation": "times"}),
+            f"{_MASS}['operation']='times' must be one of absolute, scale, add",
+        ),
+        (_of_mass(2), f"{_MASS}: pole_mass=2.0 must be a number from 0.01 to 1 kg"),
+        (
+            {"observations": {"delay": 101}},
+            f"{_SENSORS}['delay']=101 must be a whole number from 0 to 100 control periods",
+        ),
+        (
+            {"observations": 3},
+            f"{_SENSORS}=3 must be a dict with delay, noise, bias, dropped, stuck",
+        ),
+        (
+            {"observations": {"dropped": 0.1}},
+            f"{_SENSORS}['dropped']=0.1 must be a dict with probability, steps",
+        ),
+        (
+            {"observations": {"stuck": {"probability": 1.5}}},
+            f"{_SENSORS}['stuck']['probability']=1.5 must be a number from 0 to 1",
+        ),
+        (
+            {"observations": {"stuck": {"steps": 0}}},
+            f"{_SENSORS}['stuck']['steps']=0 must be a whole number from 1 to 1000 control periods",
+        ),
+        (
+            {"observations": {"stuck": {"steps": 1001}}},
+            f"{_SENSORS}['stuck']['steps']=1001 must be a whole number from 1 to 1000 control"
+            " periods",
+        ),
+        (
+            {"observations": {"noise": {"x": 2e9}}},
+            f"{_SENSORS}['noise']['x']=2000000000.0 must be a number from 0 to 1e+09 SI units",
+        ),
+        (
+            {"observations": {"bias": 3}},
+            f"{_SENSORS}['bias']=3 must be a dict with x, x_dot, theta, theta_dot",
+        ),
+        ({"observations": {"bias": {"x": None}}}, f"{_SENSORS}['bias']['x']=None{_KINDS}"),
+        (
+            {"pushes": ["pole"]},
+            f"{_PUSH}='pole' must be a dict with body, direction, force, impulse, duration, time,"
+            " period, rate",
+        ),
+        (
+            _of_push(force=1, impulse=1),
+            f"{_PUSH} must have either 'force' (N) or 'impulse' (N·s)",
+        ),
+        (
+            {"pushes": [{"force": 1}]},
+            f"{_PUSH} must have a 'body': the name of a link",
+        ),
+        (
+            _of_push(force=1, rate=1, time=1),
+            f"{_PUSH} must have either 'rate' or 'time' and 'period'",
+        ),
+        (
+            _of_push(force=1, rate=1, period=1),
+            f"{_PUSH} must have either 'rate' or 'time' and 'period'",
+        ),
+        (
+            _of_push(force=1, direction=5),
+            f"{_PUSH}['direction']=5 must be 'random' or three numbers",
+        ),
+        (
+            _of_push(force=1, direction=[1, 0]),
+            f"{_PUSH}['direction']=[1, 0] must be 'random' or three numbers",
+        ),
+        (
+            _of_push(force=1, direction=[1, 0, 1000000.5]),
+            f"{_PUSH}['direction']=1000000.5 must be a number from -1e+06 to 1e+06",
+        ),
+        (
+            _of_push(force=1, direction=[1, 0, -1000000.5]),
+            f"{_PUSH}['direction']=-1000000.5 must be a number from -1e+06 to 1e+06",
+        ),
+        (
+            _of_push(force=1, direction=[0, 0, 0]),
+            f"{_PUSH}['direction']=[0, 0, 0] must not be 0",
+        ),
+        (
+            _of_push(impulse=1, duration=1),
+            f"{_PUSH}['duration'] is for a 'force': an impulse takes one period",
+        ),
+        (_of_push(impulse="1"), f"{_PUSH}['impulse']='1'{_KINDS}"),
+        (_of_push(force="1"), f"{_PUSH}['force']='1'{_KINDS}"),
+        (
+            _of_push(force=1, duration=0.01),
+            f"{_PUSH}['duration']=0.01 must be a number from 0.02 to inf s",
+        ),
+        (
+            _of_push(force=1, period=-1),
+            f"{_PUSH}['period']=-1 must be a number from 0 to 1e+06 s",
+        ),
+        (
+            _of_push(force=1, period=1000000.5),
+            f"{_PUSH}['period']=1000000.5 must be a number from 0 to 1e+06 s",
+        ),
+        (
+            _of_push(force=1, rate=50.5),
+            f"{_PUSH}['rate']=50.5 must be a number from 0 to 50 per second",
+        ),
+        (_of_push(force=1, time="now"), f"{_PUSH}['time']='now'{_KINDS}"),
+        (
+            _of_push(force=1, time=-0.5),
+            f"{_PUSH}['time']=-0.5 must be a number from 0 to 1e+06 s",
+        ),
+        (
+            _of_push(force=1, time=1000000.5),
+            f"{_PUSH}['time']=1000000.5 must be a number from 0 to 1e+06 s",
+        ),
+    ],
+)
+def test_errors_of_states_and_pushes_name_them(given, said):
+    """In one sentence; a dict of two distributions is named by both."""
+    with pytest.raises((TypeError, ValueError)) as error:
+        parse_perturbations(given, CartPole(), False)
+    if said is None:
+        said = f"{_MASS}={given['parameters']['pole_mass']}{_KINDS}"
+    assert str(error.value) == said
+
+
+def test_what_is_not_said_of_a_push():
+    """It is along x at the begin, a force lasts, and directions of any length are as legal."""
+    (push,) = parse_perturbations(_of_push(force=2), CartPole(), False).pushes
+    assert (push.direction, push.duration, push.period, push.rate) == ((1, 0, 0), math.inf, 0, 0)
+    assert (push.time.numbers, push.force.numbers) == ((0.0,), (2.0,))
+    (push,) = parse_perturbations(
+        _of_push(impulse={"uniform": [-0.1, 0.1]}, direction=(0, -1e6, 0)), CartPole(), False
+    ).pushes
+    assert (push.direction, push.duration) == ((0, -1, 0), 0.02)
+    assert push.force.numbers == pytest.approx((-5.0, 5.0))
+
+
+def test_distributions_at_the_edge_of_what_is_legal():
+    """Bounds may be equal, a mean three deviations beyond them, and a push at the last moment."""
+    for of, numbers in (
+        ({"uniform": [0.2, 0.2]}, (0.2, 0.2)),
+        ({"normal": [0.1, 0.1, 0.4, 0.5]}, (0.1, 0.1, 0.4, 0.5)),
+        ({"normal": [0.5, 0.1, 0.1, 0.2]}, (0.5, 0.1, 0.1, 0.2)),
+    ):
+        checked = parse_perturbations(_of_mass(of), CartPole(), False)
+        assert checked.parameters["pole_mass"].distribution.numbers == numbers
+    for of in ({"normal": [0.1, 0.1, 0.41, 0.5]}, {"normal": [0.51, 0.1, 0.1, 0.2]}):
+        with pytest.raises(ValueError, match="at most 3 std"):
+            parse_perturbations(_of_mass(of), CartPole(), False)
+    for of in ({"time": 1e6}, {"period": 1e6}, {"rate": 50}, {"duration": 0.02}):
+        parse_perturbations(_of_push(force=1, **of), CartPole(), False)
+
+
 def test_actuators_that_are_not_named_are_not_perturbed():
     """Of a body with several; limits are none."""
     parts = {"noise": {"pitch": 0.1}, "dead_zone": {"roll": 0.2}, "saturation": {"roll": 0.3}}
