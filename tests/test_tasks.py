@@ -566,3 +566,37 @@ def test_pushes_of_a_contact_free_body_act_at_its_centre():
 def test_what_the_engine_loads_for_perturbed_cart_poles(perturbed, changed):
     """The shortest pole if lengths are drawn; friction where Bullet must take single steps."""
     assert CartPole().world_task(perturbed) == CartPole(**changed)
+
+
+def test_a_named_state_is_a_dict_of_the_columns():
+    """The error shows one."""
+    with pytest.raises(TypeError) as error:
+        CartPole().named_state(5)
+    assert str(error.value) == "state 5 must be a dict such as {'x': 0.1}"
+    assert CartPole().named_state({"theta": 0.1}) == (0.0, 0.0, 0.1, 0.0)
+
+
+def test_a_link_that_no_body_has():
+    """The error names all that there are."""
+    with contextlib.closing(World(240, 240)) as world:
+        scene = BodyScene(world, 1, (Actuator(joint="shoulder", scale=0.3),))
+        scene.add_robot(ELBOW_ARM, ("shoulder", "elbow"))
+        with pytest.raises(ValueError) as error:
+            scene.body(0, "wheel")
+        names = [name for body in scene._bodies[0] for name in body.link_names]
+    assert len(names) > 1
+    assert str(error.value) == f"no body has a link 'wheel'; the links are {', '.join(names)}"
+
+
+def test_pushes_must_be_a_list():
+    """The error shows what they are, and another the place of the wrong one."""
+    for given, said in (
+        ("hard", "perturbations['pushes']='hard' must be a list of dicts"),
+        (
+            [{"body": "pole", "force": 1}, {"body": "pole"}],
+            "perturbations['pushes'][1] must have either 'force' (N) or 'impulse' (N·s)",
+        ),
+    ):
+        with pytest.raises((TypeError, ValueError)) as error:
+            parse_perturbations({"pushes": given}, CartPole(), False)
+        assert str(error.value) == said

@@ -1,0 +1,111 @@
+"""The LQG that a training can imitate at first."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from bullet_envs.agents import algorithm, load_agent
+from bullet_envs.agents.actor_critic import Minibatch
+from bullet_envs.agents.environment import EnvConfig
+from bullet_envs.agents.evaluation import evaluate
+from bullet_envs.agents.lqg import LQGPolicy
+from bullet_envs.agents.run import Run
+from bullet_envs.agents.teacher import Teacher
+
+PLATE = "BalancingPlate-v0"
+MEDIUM = {"perturbations": "medium"}
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("frame_stack", [1, 3])
+def test_a_pupil_that_obeys_plays_as_the_lqg(continuous, frame_stack):
+    """In episodes that begin together, and in those that begin while others go on."""
+    kwargs = {**MEDIUM, "continuous": continuous}
+    env = EnvConfig(PLATE, kwargs, frame_stack, 1, True)
+    teacher, envs = Teacher(env, 2), env.make_vec(2)
+    observations, infos = envs.reset(seed=[1, 2])
+    mask, states = np.ones(2, np.bool_), []
+    for step in range(40):
+        if mask.any():
+            teacher.begin(mask, infos)
+        actions = teacher.advise(observations)
+        taken = actions if continuous else actions[:, 0]
+        observations, *_ = envs.step(taken)
+        teacher.see(taken)
+        states.append(envs.unwrapped.state())
+        mask = np.array([False, step == 14])
+        if mask.any():
+            observations, infos = envs.reset(seed=[None, 3], options={"reset_mask": mask})
+
+    def alone(seed, steps):
+        with gym.make(PLATE, **kwargs) as one:
+            policy = LQGPolicy(one)
+            observation, info = one.reset(seed=seed)
+            policy.begin(info, 1)
+            for _ in range(steps):
+                observation, *_ = one.step(policy.act(observation[None], True)[0])
+            return one.unwrapped.state()
+
+    for index, seed, begun, ended in ((0, 1, 0, 40), (1, 2, 0, 15), (1, 3, 15, 40)):
+        state = alone(seed, ended - begun)
+        found = {name: column[index] for name, column in states[ended - 1].items()}
+        assert found == pytest.approx(state, rel=1e-9, abs=1e-12)
+    envs.close()
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_the_weight_of_the_teacher_falls_to_zero_in_the_first_half(algo):
+    """And its term is the mean negative log probability of what it would do."""
+    learner = algorithm(algo)
+    module = __import__(f"bullet_envs.agents.{algo}", fromlist=["losses"])
+    config = learner.config(env_id=PLATE, teacher_coef=3.0)
+    with gym.make(PLATE) as env:
+        policy = learner.policy(env.observation_space, env.action_space, (8,))
+    torch.manual_seed(0)
+    batch = Minibatch(
+        torch.randn(6, 10),
+        torch.randint(4, (6, 1)),
+        *torch.randn(4, 6),
+        torch.randint(4, (6, 1)),
+    )
+    with torch.no_grad():
+        of_teacher = policy.network.distribution(batch.observations).log_prob(batch.advised)
+        plain = {**vars(batch), "advised": None}
+        for left, weight in ((1.0, 3.0), (0.75, 1.5), (0.5, 0.0), (0.2, 0.0)):
+            terms = module.losses(policy.network, batch, config, left)
+            without = module.losses(policy.network, Minibatch(**plain), config, left)
+            assert terms["imitation_loss"].item() == pytest.approx(-of_teacher.mean().item())
+            more = (terms["loss"] - without["loss"]).item()
+            assert more == pytest.approx(-weight * of_teacher.mean().item(), abs=1e-5)
+            assert without["imitation_loss"] == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"env_id": "CartPole-v1"},
+        {"env_id": "BalancingPlatePixels-v0"},
+        {"env_id": PLATE, "action_repeat": 2},
+        {"env_id": PLATE, "vec_env": "sync"},
+    ],
+)
+def test_there_must_be_a_teacher(settings):
+    """An LQG, asked before each control period."""
+    for algo in ("ppo", "a2c"):
+        with pytest.raises(ValueError, match="teacher_coef must be 0 but for an id that has an"):
+            algorithm(algo).config(**settings, teacher_coef=1.0)
+        algorithm(algo).config(**settings)
+
+
+@pytest.mark.slow
+def test_a_pupil_learns_soon(tmp_path):
+    """In 80,000 steps on perturbed plates, after which PPO alone has about 60."""
+    learner = algorithm("ppo")
+    settings = {"n_timesteps": 80_000, "n_envs": 32, "n_steps": 128, "batch_size": 512}
+    settings |= {"gamma": 0.99, "reward_scale": 0.05, "frame_stack": 8, "observe_actions": True}
+    settings |= {"solved_evaluations": 0, "eval_freq": 80_000, "save_freq": 80_000}
+    config = learner.config(env_id=PLATE, env_kwargs=MEDIUM, teacher_coef=1.0, **settings)
+    with Run(tmp_path / "run", config) as run:
+        learner.train(config, run)
+    assert evaluate(load_agent(PLATE, tmp_path / "run"), range(100)).returns.mean() > 300
