@@ -219,6 +219,7 @@ def load_agent(
         card["frame_stack"],
         card["action_repeat"],
         card["observe_actions"],
+        card["hold_dropped"],
     )
     loaded = new_agent(policy_class or algorithm(card["algo"]).policy, env, tuple(card["hidden"]))
     policy: Any = loaded.policy

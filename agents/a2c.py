@@ -35,6 +35,7 @@ from .actor_critic import (
 from .agent import Agent, new_agent
 from .checkpoints import LearnerState, learner_tensors, restore_learner
 from .run import Config, Run, derived_seed
+from .teacher import Teacher, require_teachable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class A2CConfig(Config):
         ent_coef: weight of the entropy bonus, 0 to 1.
         vf_coef: weight of the value loss, 0 to 10.
         max_grad_norm: greatest norm of a gradient, 1e-8 to 1e6.
+        teacher_coef: weight of the imitation of an LQG that knows the episode's parameters, 0 to
+            1000; falls linearly to zero; 0 asks no LQG. Only for ids that have one.
         reward_scale: factor of the rewards that A2C learns from, 1e-6 to 1e6. Where both networks
             share an encoder, larger ones let the values teach it more, and the policy less.
         hidden: widths of the hidden layers of policy and value network, 0 to 8 numbers from 1 to
@@ -66,6 +69,7 @@ class A2CConfig(Config):
     ent_coef: float = 0.0
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
+    teacher_coef: float = 0.0
     reward_scale: float = 1.0
     hidden: tuple[int, ...] = (64, 64)
 
@@ -81,6 +85,9 @@ class A2CConfig(Config):
         self.require("ent_coef", float, 0, 1)
         self.require("vf_coef", float, 0, 10)
         self.require("max_grad_norm", float, 1e-8, 1e6)
+        self.require("teacher_coef", float, 0, 1000)
+        if self.teacher_coef:
+            require_teachable(self.env, self.vec_env)
         self.require("reward_scale", float, 1e-6, 1e6)
         self.require_widths("hidden")
 
@@ -147,18 +154,33 @@ def policy_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
     return -(advantages * log_probs).mean()
 
 
-def losses(network: ActorCritic, batch: Minibatch, config: A2CConfig) -> dict[str, Tensor]:
-    """Return the loss of a rollout and its parts, under SB3's names."""
+def losses(
+    network: ActorCritic, batch: Minibatch, config: A2CConfig, left: float
+) -> dict[str, Tensor]:
+    """Return the loss of a rollout and its parts, under SB3's names.
+
+    Args:
+        network: being trained.
+        batch: the rollout.
+        config: the settings.
+        left: part of the training that is left, 0 to 1: scales the weight of the teacher.
+    """
     policy, values = network(batch.observations)
     advantages = normalized(batch.advantages) if config.normalize_advantage else batch.advantages
     gradient_loss = policy_loss(policy.log_prob(batch.actions), advantages)
     value_loss = nn.functional.mse_loss(values, batch.returns)
     entropy_loss = -policy.entropy().mean()
+    loss = gradient_loss + config.vf_coef * value_loss + config.ent_coef * entropy_loss
+    imitation = torch.zeros(())
+    if batch.advised is not None:
+        imitation = policy.imitation_loss(batch.advised)
+        loss = loss + config.teacher_coef * left * imitation
     return {
-        "loss": gradient_loss + config.vf_coef * value_loss + config.ent_coef * entropy_loss,
+        "loss": loss,
         "policy_loss": gradient_loss,
         "value_loss": value_loss,
         "entropy_loss": entropy_loss,
+        "imitation_loss": imitation,
     }
 
 
@@ -180,7 +202,7 @@ def update(
     """
     for group in optimiser.param_groups:
         group["lr"] = config.learning_rate * left
-    terms = losses(network, batch, config)
+    terms = losses(network, batch, config, left)
     optimiser.zero_grad()
     terms["loss"].backward()
     nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm, foreach=True)
@@ -212,7 +234,8 @@ def train(
     )
     if envs is None:
         envs = config.make_vec(config.n_envs)
-    collector = RolloutCollector(envs, policy, config.reward_scale)
+    teacher = Teacher(config.env, config.n_envs) if config.teacher_coef else None
+    collector = RolloutCollector(envs, policy, config.reward_scale, teacher)
     updates = 0
     with run.restoring() as restored:
         if restored is not None:

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from .network_policy import NetworkPolicy, clip
 from .networks import build_features, mlp
 from .wrappers import VectorEpisodeStatistics, autoreset_mode
+
+if TYPE_CHECKING:
+    from .teacher import Teacher
 
 Floats = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]
@@ -54,6 +57,10 @@ class Categorical:
         choices = zip(self.log_probs, actions.unbind(1), strict=True)
         return _total([part.gather(1, chosen.unsqueeze(1)).squeeze(1) for part, chosen in choices])
 
+    def imitation_loss(self, advised: Tensor) -> Tensor:
+        """Return the cross-entropy to probabilities of one choice, shape (batch, size)."""
+        return -(advised * self.log_probs[0]).sum(1).mean()
+
     def entropy(self) -> Tensor:
         """Return the entropy in nats, shape (batch,)."""
         return _total([-(part.exp() * part).sum(1) for part in self.log_probs])
@@ -86,6 +93,10 @@ class Gaussian:
         """Return the logarithm of the actions' densities, shape (batch,)."""
         deviations = (actions - self.mean) / self.log_std.exp()
         return (-0.5 * (deviations**2 + math.log(2 * math.pi)) - self.log_std).sum(1)
+
+    def imitation_loss(self, advised: Tensor) -> Tensor:
+        """Return the mean negative log density of a teacher's actions, shape (batch, elements)."""
+        return -self.log_prob(advised).mean()
 
     def entropy(self) -> Tensor:
         """Return the differential entropy in nats, shape (batch,)."""
@@ -227,6 +238,8 @@ class Rollout:
         ended: whether the episode ended, by a time limit too, shape (n_steps, num_envs).
         valid: False where a step only reset a sub-environment, and its action had no effect, shape
             (n_steps, num_envs).
+        advised: what a teacher would have done, shape (n_steps, num_envs, ...), see
+            :meth:`Teacher.advise`; None without one.
     """
 
     observations: npt.NDArray[Any]
@@ -238,6 +251,7 @@ class Rollout:
     terminated: Flags
     ended: Flags
     valid: Flags
+    advised: Tensor | None
 
 
 def gae(
@@ -283,23 +297,31 @@ class RolloutCollector:
         envs: what to play in.
         policy: who plays.
         reward_scale: factor of the rewards in rollouts.
+        teacher: who is asked in each step what it would do, None for nobody.
 
     Attributes:
         episodes: the returns and lengths of the latest episodes, unscaled.
     """
 
     def __init__(
-        self, envs: VectorEnv[Any, Any, Any], policy: ActorCriticPolicy, reward_scale: float
+        self,
+        envs: VectorEnv[Any, Any, Any],
+        policy: ActorCriticPolicy,
+        reward_scale: float,
+        teacher: "Teacher | None" = None,
     ) -> None:
         self.episodes = VectorEpisodeStatistics(envs)
         self._mode = autoreset_mode(envs)
         self._policy = policy
         self._reward_scale = reward_scale
+        self._teacher = teacher
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin an episode in every sub-environment."""
-        self._observations, _ = self.episodes.reset(seed=list(seeds))
+        self._observations, infos = self.episodes.reset(seed=list(seeds))
         self._ended = np.zeros(self.episodes.num_envs, np.bool_)
+        if self._teacher is not None:
+            self._teacher.begin(~self._ended, infos)
 
     def collect(self, n_steps: int, on_step: Callable[[], bool]) -> Rollout | None:
         """Return what happens in the next steps, None where ``on_step`` returned False.
@@ -316,7 +338,7 @@ class RolloutCollector:
         observations = inputs.numpy()
         values, rewards = np.empty(times, np.float32), np.empty(times, np.float32)
         terminated, ended, valid = (np.empty(times, np.bool_) for _ in range(3))
-        actions, log_probs = [], []
+        actions, log_probs, advised = [], [], []
         truncations: list[tuple[tuple[int, int], npt.NDArray[Any]]] = []
         for step in range(n_steps):
             observations[step] = self._observations
@@ -324,6 +346,10 @@ class RolloutCollector:
                 policy, value = network(inputs[step].to(device))
                 actions.append(policy.sample())
                 log_probs.append(policy.log_prob(actions[-1]))
+            if self._teacher is not None:
+                advised.append(
+                    torch.as_tensor(self._teacher.advise(self._observations), device=device)
+                )
             values[step] = value.cpu().numpy()
             valid[step] = ~self._ended if self._mode is AutoresetMode.NEXT_STEP else True
             final_obs, truncated = self._step(actions[-1], rewards[step], terminated[step])
@@ -343,20 +369,24 @@ class RolloutCollector:
         return Rollout(
             *(observations, torch.stack(actions), torch.stack(log_probs), values, next_values),
             *(rewards, terminated, ended, valid),
+            torch.stack(advised) if advised else None,
         )
 
     def _step(self, actions: Tensor, rewards: Floats, terminated: Flags) -> tuple[Any, Flags]:
         """Act, fill in rewards and terminations, and return last observations and truncations."""
         envs = self.episodes
-        final_obs, rewards[:], terminated[:], truncated, infos = envs.step(
-            self._policy.env_actions(actions)
-        )
+        taken = self._policy.env_actions(actions)
+        final_obs, rewards[:], terminated[:], truncated, infos = envs.step(taken)
+        if self._teacher is not None:
+            self._teacher.see(taken)
         rewards *= self._reward_scale
         self._ended = terminated | truncated
         self._observations = final_obs
         if self._ended.any():
             if self._mode is AutoresetMode.DISABLED:
-                self._observations, _ = envs.reset(options={"reset_mask": self._ended})
+                self._observations, infos = envs.reset(options={"reset_mask": self._ended})
+                if self._teacher is not None:
+                    self._teacher.begin(self._ended, infos)
             elif self._mode is AutoresetMode.SAME_STEP:
                 final_obs = infos["final_obs"]
         return final_obs, truncated
@@ -379,6 +409,7 @@ class Minibatch:
         values: of the observations, by the network at that time.
         advantages: estimated.
         returns: what the values should be.
+        advised: what a teacher would have done, shape (batch, ...); None without one.
     """
 
     observations: Tensor
@@ -387,13 +418,17 @@ class Minibatch:
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    advised: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
 
     def at(self, indices: Tensor) -> "Minibatch":
         """Return some of the transitions."""
-        return Minibatch(*(tensor[indices] for tensor in vars(self).values()))
+        columns: Any = {
+            name: None if one is None else one[indices] for name, one in vars(self).items()
+        }
+        return Minibatch(**columns)
 
 
 def normalized(advantages: Tensor) -> Tensor:
@@ -407,17 +442,20 @@ def transitions(
     rollout: Rollout, policy: ActorCriticPolicy, gamma: float, gae_lambda: float
 ) -> Minibatch:
     """Return all transitions of a rollout with their advantages and returns."""
-    advantages = gae(
+    estimated = gae(
         *(rollout.rewards, rollout.values, rollout.next_values, rollout.terminated, rollout.ended),
         *(gamma, gae_lambda),
     )
     valid = rollout.valid
     kept = torch.from_numpy(valid).to(policy.device)
-    arrays = (rollout.values, advantages, advantages + rollout.values)
+    values, advantages, returns = (
+        torch.from_numpy(array[valid]).to(policy.device)
+        for array in (rollout.values, estimated, estimated + rollout.values)
+    )
     return Minibatch(
-        *(policy.tensor(rollout.observations[valid]), rollout.actions[kept]),
-        rollout.log_probs[kept],
-        *(torch.from_numpy(array[valid]).to(policy.device) for array in arrays),
+        policy.tensor(rollout.observations[valid]),
+        *(rollout.actions[kept], rollout.log_probs[kept], values, advantages, returns),
+        None if rollout.advised is None else rollout.advised[kept],
     )
 
 

@@ -113,6 +113,7 @@ class Agent:
             "frame_stack": self.env.frame_stack,
             "action_repeat": self.env.action_repeat,
             "observe_actions": self.env.observe_actions,
+            "hold_dropped": self.env.hold_dropped,
             "hidden": list(policy.hidden),
         }
         self.weights_hash = write_card(path, entries, self.facts, policy.network.state_dict())

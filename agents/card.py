@@ -17,7 +17,7 @@ from .environment import RESERVED_KEYWORDS
 SCHEMA_VERSION = 1
 IDENTITY = (
     *("schema_version", "algo", "env_id", "env_kwargs", "renderer", "frame_stack"),
-    *("action_repeat", "observe_actions", "hidden", "weights", "sha256"),
+    *("action_repeat", "observe_actions", "hold_dropped", "hidden", "weights", "sha256"),
 )
 
 
@@ -80,6 +80,7 @@ def read_card(path: Path, algos: Sequence[str]) -> dict[str, Any]:
             and is_plain_name(card["weights"])
             and are_widths(card["hidden"])
             and isinstance(card["observe_actions"], bool)
+            and isinstance(card["hold_dropped"], bool)
             and all(
                 type(card[name]) is int and 1 <= card[name] <= 64
                 for name in ("frame_stack", "action_repeat")

@@ -316,6 +316,7 @@ def _facts(name: str, agent: Agent, last: Moment) -> dict[str, Any]:
         "frame_stack": agent.env.frame_stack,
         "action_repeat": agent.env.action_repeat,
         "observe_actions": agent.env.observe_actions,
+        "hold_dropped": agent.env.hold_dropped,
         "return": last.episode_return,
         "length": last.length,
         "terminated": last.terminated,

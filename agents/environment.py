@@ -21,10 +21,12 @@ from gymnasium.wrappers import (
 from .. import registered
 from .wrappers import (
     ActionRepeat,
+    HoldDropped,
     ObserveActions,
     VectorActionRepeat,
     VectorFlattenObservation,
     VectorFrameStack,
+    VectorHoldDropped,
     VectorObserveActions,
     require_vectors,
 )
@@ -71,6 +73,8 @@ class EnvConfig:
         action_repeat: steps of the environment that each action lasts.
         observe_actions: whether the latest action is appended to each observation, a vector; with
             a stack the latest ones. Where actions act late or are noisy, an agent needs them.
+        hold_dropped: whether columns that read exactly 0, as dropped ones do, or black images are
+            shown as they were before.
 
     Raises:
         ValueError: Gymnasium does not know the id, or a keyword is not the environment's own but
@@ -82,6 +86,7 @@ class EnvConfig:
     frame_stack: int = 1
     action_repeat: int = 1
     observe_actions: bool = False
+    hold_dropped: bool = False
 
     def __post_init__(self) -> None:
         """Check id and keywords."""
@@ -207,6 +212,8 @@ class EnvConfig:
             envs = VectorActionRepeat(envs, self.action_repeat)
         if not isinstance(envs.single_observation_space, gym.spaces.Box):
             envs = VectorFlattenObservation(envs)
+        if self.hold_dropped:
+            envs = VectorHoldDropped(envs)
         if self.observe_actions:
             envs = VectorObserveActions(envs)
         return VectorFrameStack(envs, self.frame_stack) if self.frame_stack > 1 else envs
@@ -220,7 +227,7 @@ class EnvConfig:
             )
 
     def wrap(self, env: gym.Env[Any, Any], training: bool = False) -> gym.Env[Any, Any]:
-        """Add action repeat, flattening, observed actions and frame stack to an environment.
+        """Add action repeat, flattening, held and observed columns and frames to an environment.
 
         Atari games are first preprocessed as by Mnih et al., "Human-level control through deep
         reinforcement learning", 2015: up to 30 idle actions at the beginning, each action for 4
@@ -244,6 +251,8 @@ class EnvConfig:
         if not isinstance(env.observation_space, gym.spaces.Box):
             require_vectors(env.observation_space)
             env = FlattenObservation(env)
+        if self.hold_dropped:
+            env = HoldDropped(env)
         if self.observe_actions:
             env = ObserveActions(env)
         return FrameStackObservation(env, self.frame_stack) if self.frame_stack > 1 else env

@@ -124,6 +124,7 @@ def _metadata(agent: Agent) -> dict[str, str]:
         "frame_stack": str(agent.env.frame_stack),
         "action_repeat": str(agent.env.action_repeat),
         "observe_actions": str(agent.env.observe_actions).lower(),
+        "hold_dropped": str(agent.env.hold_dropped).lower(),
         "sha256": agent.weights_hash or "",
     }
 

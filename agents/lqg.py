@@ -35,6 +35,7 @@ class LQGPolicy(Policy):
 
     Args:
         env: of a task of :class:`~bullet_envs.Task` that observes its state.
+        held: whether dropped columns are shown as they were before, not as 0.
 
     Raises:
         ValueError: as :class:`~bullet_envs.agents.lqr.LQRPolicy`.
@@ -42,8 +43,9 @@ class LQGPolicy(Policy):
 
     has_memory: ClassVar[bool] = True
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], held: bool = False) -> None:
         super().__init__(env.observation_space, env.action_space)
+        self._held = held
         bare: Any = env.unwrapped
         self._task: Task = bare.task
         self._perturbations: Perturbations = bare.perturbations
@@ -66,30 +68,37 @@ class LQGPolicy(Policy):
 
     def begin(self, infos: Mapping[str, Any], count: int) -> None:
         """Begin episodes: the infos of their reset have their parameters."""
-        n = len(self._task.tolerances)
+        n, m, columns = len(self._task.tolerances), len(self._scales), len(self._at_rest)
+        of = self._perturbations
+        self._a, self._b = np.zeros((count, n, n)), np.zeros((count, n, m))
+        self._gain, self._gains = np.zeros((count, m, n)), np.zeros((count, m))
+        self._estimate, self._covariance = np.zeros((count, n)), np.zeros((count, n, n))
+        self._step = np.zeros(count, np.int64)
+        # The commands that act at and after the state that is estimated.
+        self._commands = np.zeros((count, of.observation_delay + of.action_delay + 1, m))
+        self._read = np.full((count, columns), np.nan)
+        self.begin_some(infos, np.arange(count))
+
+    def begin_some(self, infos: Mapping[str, Any], episodes: npt.NDArray[np.int64]) -> None:
+        """Begin some of the episodes again.
+
+        Args:
+            infos: of the reset of a vector environment, which have the parameters.
+            episodes: which of its sub-environments.
+        """
         parameters = infos.get("parameters", {})
-        named = [
-            {
+        for i in episodes.tolist():
+            values = {
                 name: float(np.atleast_1d(parameters[name])[i])
                 for name in self._perturbations.parameters
+                if parameters
             }
-            if parameters
-            else {}
-            for i in range(count)
-        ]
-        models = [self._model(values) for values in named]
-        self._a, self._b, self._gain, self._gains = (
-            np.array(column) for column in zip(*models, strict=True)
-        )
-        self._estimate = np.zeros((count, n))
-        self._covariance = np.tile(self._prior, (count, 1, 1))
-        self._step = np.zeros(count, np.int64)
-        of = self._perturbations
-        # The commands that act at and after the state that is estimated.
-        self._commands = np.zeros(
-            (count, of.observation_delay + of.action_delay + 1, len(self._scales))
-        )
-        self._read = np.full((count, len(self._at_rest)), np.nan)
+            self._a[i], self._b[i], self._gain[i], self._gains[i] = self._model(values)
+        self._estimate[episodes] = 0.0
+        self._covariance[episodes] = self._prior
+        self._step[episodes] = 0
+        self._commands[episodes] = 0.0
+        self._read[episodes] = np.nan
 
     def _model(self, values: Mapping[str, float]) -> tuple[Array, Array, Array, Array]:
         """Return the linear model, the regulator's gain and the actuators' gains of an episode."""
@@ -122,6 +131,22 @@ class LQGPolicy(Policy):
         if episodes is None and len(observations) != len(self._step):
             self.begin({}, len(observations))
         live = np.arange(len(observations)) if episodes is None else episodes
+        shares = self.regulate(observations, live)
+        actions: npt.NDArray[Any] = np.clip(shares, -1, 1).astype(np.float32)
+        if self._discrete is not None:
+            actions = ((shares[:, None] - self._discrete) ** 2).sum(axis=2).argmin(axis=1)
+        self.see(actions, live)
+        return actions
+
+    def regulate(self, observations: npt.NDArray[Any], live: npt.NDArray[np.int64]) -> Array:
+        """Return the regulator's command to each actuator, in units of its scale.
+
+        :meth:`see` must follow with what is done.
+
+        Args:
+            observations: of some episodes, one more for each call.
+            live: which these are.
+        """
         of = self._perturbations
         known = self._step[live] > of.observation_delay
         self._predict(live[known])
@@ -134,18 +159,19 @@ class LQGPolicy(Policy):
             moved += np.einsum("nij,nj->ni", self._b[live], self._commands[live, later])
             state = np.where((later < ahead)[:, None], moved, state)
         wanted = -np.einsum("nij,nj->ni", self._gain[live], state)
-        shares = wanted / (self._gains[live] * self._scales)
-        actions: npt.NDArray[Any] = np.clip(shares, -1, 1).astype(np.float32)
-        taken = actions.astype(np.float64)
-        if self._discrete is not None:
-            actions = ((shares[:, None] - self._discrete) ** 2).sum(axis=2).argmin(axis=1)
-            taken = self._discrete[actions]
-        self._remember(live, taken * self._scales * self._gains[live])
-        return actions
+        shares: Array = wanted / (self._gains[live] * self._scales)
+        return shares
 
-    def _remember(self, live: npt.NDArray[np.int64], commands: Array) -> None:
-        """Keep what the commands will do, and forget those before the next estimated state."""
+    def see(self, actions: npt.NDArray[Any], live: npt.NDArray[np.int64]) -> None:
+        """Keep what actions of some episodes will do, and forget what is past.
+
+        Args:
+            actions: of these episodes, by whomever.
+            live: which these are.
+        """
         of = self._perturbations
+        shares = actions if self._discrete is None else self._discrete[actions]
+        commands = shares.astype(np.float64) * self._scales * self._gains[live]
         if of.dead_zone:
             commands = np.where(np.abs(commands) > np.array(of.dead_zone), commands, 0.0)
         if of.saturation:
@@ -171,7 +197,7 @@ class LQGPolicy(Policy):
         variance = np.tile(self._noise, (len(live), 1))
         if of.dropped.probability:
             variance[observed == 0] = UNKNOWN
-        if of.stuck.probability:
+        if of.stuck.probability or self._held:
             variance[observed == self._read[live]] = UNKNOWN
         self._read[live] = observed
         covariance, shown = self._covariance[live], self._shown

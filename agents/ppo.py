@@ -38,6 +38,7 @@ from .actor_critic import (
 from .agent import Agent, new_agent
 from .checkpoints import LearnerState, learner_tensors, restore_learner
 from .run import Config, Run, derived_seed
+from .teacher import Teacher, require_teachable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ class PPOConfig(Config):
         max_grad_norm: greatest norm of a gradient, 1e-8 to 1e6.
         target_kl: end an update early where the policy has moved 1.5 times so far, 0 to 10; 0
             never does.
+        teacher_coef: weight of the imitation of an LQG that knows the episode's parameters, 0 to
+            1000; falls linearly to zero; 0 asks no LQG. Only for ids that have one.
         reward_scale: factor of the rewards that PPO learns from, 1e-6 to 1e6. Where both networks
             share an encoder, larger ones let the values teach it more, and the policy less.
         hidden: widths of the hidden layers of policy and value network, 0 to 8 numbers from 1 to
@@ -82,6 +85,7 @@ class PPOConfig(Config):
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     target_kl: float = 0.0
+    teacher_coef: float = 0.0
     reward_scale: float = 1.0
     hidden: tuple[int, ...] = (64, 64)
 
@@ -102,6 +106,9 @@ class PPOConfig(Config):
         self.require("vf_coef", float, 0, 10)
         self.require("max_grad_norm", float, 1e-8, 1e6)
         self.require("target_kl", float, 0, 10)
+        self.require("teacher_coef", float, 0, 1000)
+        if self.teacher_coef:
+            require_teachable(self.env, self.vec_env)
         self.require("reward_scale", float, 1e-6, 1e6)
         self.require_widths("hidden")
 
@@ -236,11 +243,17 @@ def losses(
     policy_loss = clipped_surrogate(ratio, advantages, clip_range)
     error = value_loss(values, batch.values, batch.returns, config.clip_range_vf * left)
     entropy_loss = -policy.entropy().mean()
+    loss = policy_loss + config.vf_coef * error + config.ent_coef * entropy_loss
+    imitation = torch.zeros(())
+    if batch.advised is not None:
+        imitation = policy.imitation_loss(batch.advised)
+        loss = loss + config.teacher_coef * left * imitation
     return {
-        "loss": policy_loss + config.vf_coef * error + config.ent_coef * entropy_loss,
+        "loss": loss,
         "policy_gradient_loss": policy_loss,
         "value_loss": error,
         "entropy_loss": entropy_loss,
+        "imitation_loss": imitation,
         "approx_kl": approximate_kl(log_ratio.detach()),
         "clip_fraction": ((ratio.detach() - 1).abs() > clip_range).float().mean(),
     }
@@ -313,7 +326,8 @@ def train(
     optimiser = torch.optim.Adam(network.parameters(), config.learning_rate, eps=1e-5, fused=True)
     if envs is None:
         envs = config.make_vec(config.n_envs)
-    collector = RolloutCollector(envs, policy, config.reward_scale)
+    teacher = Teacher(config.env, config.n_envs) if config.teacher_coef else None
+    collector = RolloutCollector(envs, policy, config.reward_scale, teacher)
     updates = 0
     with run.restoring() as restored:
         if restored is not None:

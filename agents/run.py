@@ -69,6 +69,8 @@ class Config:
         frame_stack: observations that the agent sees at once, 1 to 64.
         action_repeat: steps of the environment that each action lasts, 1 to 64.
         observe_actions: whether the latest action is appended to each observation, a vector.
+        hold_dropped: whether columns of an observation that read exactly 0, as dropped ones of
+            perturbed environments do, or black images are shown as they were before.
         training_episode_steps: environment steps after which an episode of the training, but not
             one of an evaluation, is truncated, 0 to 10**9; 0 for the environment's own limit. Short
             episodes show more initial states. REINFORCE takes the returns of such episodes as
@@ -93,6 +95,7 @@ class Config:
     frame_stack: int = 1
     action_repeat: int = 1
     observe_actions: bool = False
+    hold_dropped: bool = False
     training_episode_steps: int = 0
     deterministic_eval: bool = True
     vec_env: str = "batch"
@@ -115,6 +118,7 @@ class Config:
         self.require("frame_stack", int, 1, 64)
         self.require("action_repeat", int, 1, 64)
         self.require_choice("observe_actions", (False, True))
+        self.require_choice("hold_dropped", (False, True))
         self.require("training_episode_steps", int, 0, 10**9)
         self.require_choice("deterministic_eval", (False, True))
         self.require_choice("vec_env", VEC_ENVS)
@@ -132,7 +136,7 @@ class Config:
     @property
     def env(self) -> EnvConfig:
         """The environment of the training."""
-        wrappers = self.frame_stack, self.action_repeat, self.observe_actions
+        wrappers = self.frame_stack, self.action_repeat, self.observe_actions, self.hold_dropped
         return EnvConfig(self.env_id, self.env_kwargs, *wrappers)
 
     def make_vec(self, num_envs: int) -> VectorEnv[Any, Any, Any]:

@@ -175,6 +175,72 @@ class VectorFlattenObservation(_VectorWrapper):
         return np.stack(flat).astype(dtype)
 
 
+def _hold(read: npt.NDArray[Any], before: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return what is read, with what was before in place of columns of 0 or of black images.
+
+    Args:
+        read: vectors or images of uint8, along a first axis.
+        before: as many.
+    """
+    if read.dtype == np.uint8 and read.ndim > 2:
+        lost = ~read.any(axis=tuple(range(1, read.ndim)), keepdims=True)
+    else:
+        lost = read == 0
+    return np.where(lost, before, read)
+
+
+class HoldDropped(gym.Wrapper[Any, Any, Any, Any]):
+    """Shows what reads 0, as dropped sensors do, as it was before: columns, or images as a whole.
+
+    Args:
+        env: whose observations are vectors or images.
+    """
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode, whose first observation is as it is."""
+        self._latest, info = self.env.reset(**kwargs)
+        return self._latest, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Return the observation without what was dropped, and the rest as it is."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._latest = _hold(observation[None], self._latest[None])[0]
+        return self._latest, reward, terminated, truncated, info
+
+
+class VectorHoldDropped(_VectorWrapper):
+    """:class:`HoldDropped` for a vector environment.
+
+    Args:
+        envs: whose observations are vectors or images, with ``AutoresetMode.DISABLED``.
+
+    Raises:
+        ValueError: the vector environment resets sub-environments by itself.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        require_disabled(envs, "VectorHoldDropped")
+        super().__init__(envs)
+        self._latest: npt.NDArray[Any] = np.zeros(0)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """Begin episodes, whose first observations are as they are."""
+        observations, info = self.env.reset(seed=seed, options=options)
+        mask = (options or {}).get("reset_mask", slice(None))
+        if len(self._latest) != self.num_envs:
+            self._latest = observations.copy()
+        self._latest[mask] = observations[mask]
+        return self._latest.copy(), info
+
+    def step(self, actions: Any) -> tuple[npt.NDArray[Any], Any, Any, Any, dict[str, Any]]:
+        """Return the observations without what was dropped, and the rest as it is."""
+        observations, *rest = self.env.step(actions)
+        self._latest = _hold(observations, self._latest)
+        return self._latest.copy(), *rest
+
+
 def _with_actions(space: gym.Space[Any], actions: gym.Space[Any]) -> spaces.Box:
     """Return the space of vectors to which an action is appended.
 

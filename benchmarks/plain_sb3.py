@@ -33,7 +33,8 @@ def settings_like(algo: str, config: Any) -> dict[str, Any]:
     Raises:
         ValueError: SB3 has no setting for a reward scale or what wraps an environment.
     """
-    wrapped = config.action_repeat != 1 or config.frame_stack != 1 or config.observe_actions
+    wrapped = config.action_repeat != 1 or config.frame_stack != 1
+    wrapped = wrapped or config.observe_actions or config.hold_dropped
     if config.reward_scale != 1 or wrapped:
         raise ValueError(f"{config} has no equal in SB3")
     settings = {

@@ -941,12 +941,12 @@ def _player(options: argparse.Namespace, kwargs: dict[str, Any]) -> Any:
         if not load_task(task.task).has_equilibrium:
             return None
         named = "lqr"
-    if named in CONTROLLED:
-        from .agents import load_agent
+    from .agents import EnvConfig, load_agent
 
+    if named in CONTROLLED:
         return load_agent(options.env, named, **kwargs)
     agent = _load(options, named)
-    if (agent.env.frame_stack, agent.env.action_repeat, agent.env.observe_actions) != (1, 1, False):
+    if agent.env != EnvConfig(agent.env.env_id, agent.env.env_kwargs):
         raise ValueError(
             f"{agent.name} sees {agent.env.frame_stack} observations at once or acts every"
             f" {agent.env.action_repeat} steps: who takes over must see one, and act at each step"

@@ -248,7 +248,8 @@ def test_settings_of_sb3_equal_ours():
     """SB3 takes them all; learning rate and clip range fall as ours do, the target is as fresh."""
     base = {
         **{"n_envs": 4, "n_steps": 8, "gamma": 0.9, "learning_rate": 0.01, "hidden": (8, 4)},
-        **{"reward_scale": 1.0, "action_repeat": 1, "frame_stack": 1, "observe_actions": False},
+        **{"reward_scale": 1.0, "action_repeat": 1, "frame_stack": 1},
+        **{"observe_actions": False, "hold_dropped": False},
     }
     actor_critic = {
         **{"gae_lambda": 0.8, "normalize_advantage": True, "ent_coef": 0.1, "vf_coef": 0.2},
@@ -265,7 +266,7 @@ def test_settings_of_sb3_equal_ours():
         settings = plain_sb3.settings_like(algo, types.SimpleNamespace(**ours))
         model = plain_sb3.new_model(algo, env, 0, settings)
         names = ours.keys() - {"hidden", "reward_scale", "action_repeat", "frame_stack"}
-        names -= {"observe_actions"}
+        names -= {"observe_actions", "hold_dropped"}
         for name in names - {"learning_rate", "clip_range", "clip_range_vf", "target_kl"}:
             assert getattr(model, name) == ours[name], name
         assert model.policy.net_arch == [8, 4]

@@ -521,7 +521,7 @@ def test_other_widths_are_refused(saved, hidden):
     "name",
     [
         *("schema_version", "algo", "env_id", "env_kwargs", "renderer", "frame_stack"),
-        *("action_repeat", "observe_actions", "hidden", "weights", "sha256"),
+        *("action_repeat", "observe_actions", "hold_dropped", "hidden", "weights", "sha256"),
     ],
 )
 def test_every_entry_of_a_card_is_checked(saved, name):

@@ -45,7 +45,7 @@ EVALUATE = f"evaluate --env {ENV_ID} --algo lqr --eval-episodes 1"
 RECORD = f"record --env {ENV_ID} --algo lqr -o videos"
 SETTINGS = (
     "n_timesteps, eval_freq, save_freq, n_eval_episodes, solved_evaluations, frame_stack,"
-    " action_repeat, observe_actions,"
+    " action_repeat, observe_actions, hold_dropped,"
     " training_episode_steps, deterministic_eval, vec_env, workers, device, episodes, gamma,"
     " learning_rate"
 )

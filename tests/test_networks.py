@@ -760,6 +760,31 @@ def test_an_agent_observes_its_actions(env_id, frame_stack):
         assert not kept[0, columns:].any() and kept[1, columns:].any()
 
 
+@pytest.mark.parametrize("env_id", [STATE_IDS[0], PIXEL_IDS[0]])
+@pytest.mark.parametrize("frame_stack", [1, 2])
+def test_what_was_dropped_is_held(env_id, frame_stack):
+    """A column that reads 0, or a black image, is shown as it was, single as in a vector."""
+    kwargs = {"perturbations": {"observations": {"dropped": {"probability": 0.4}}}}
+    plain, env = EnvConfig(env_id, kwargs), EnvConfig(env_id, kwargs, frame_stack, 1, False, True)
+    with plain.make() as bare, env.make() as one, contextlib.closing(env.make_vec(2)) as envs:
+        held, seen = bare.reset(seed=1)[0], one.reset(seed=1)[0]
+        many = envs.reset(seed=[0, 1])[0]
+        dropped = 0
+        for step in range(12):
+            latest = seen if frame_stack == 1 else seen[-1]
+            np.testing.assert_array_equal(latest, held)
+            np.testing.assert_array_equal(many[1], seen)
+            read, seen = bare.step(step % 2)[0], one.step(step % 2)[0]
+            many = envs.step(np.array([step % 2] * 2))[0]
+            lost = ~read.any() if read.dtype == np.uint8 else read == 0
+            dropped += np.sum(lost)
+            held = np.where(lost, held, read)
+        assert dropped > 2
+        begun = envs.reset(seed=[5, 6], options={"reset_mask": np.array([True, False])})[0]
+        np.testing.assert_array_equal(begun[0], one.reset(seed=5)[0])
+        np.testing.assert_array_equal(begun[1], many[1])
+
+
 def test_actions_behind_images_are_refused():
     """There is no place for them."""
     with pytest.raises(ValueError, match="observe_actions needs observations that are vectors"):

@@ -600,3 +600,76 @@ def test_pushes_must_be_a_list():
         with pytest.raises((TypeError, ValueError)) as error:
             parse_perturbations({"pushes": given}, CartPole(), False)
         assert str(error.value) == said
+
+
+def test_what_becomes_of_a_command():
+    """Gains act about the rest of each actuator; noise, dead zone and saturation on each alone."""
+    task, rng = BalancingPlate(), np.random.default_rng(0)
+    plain = _episode(task, {"actions": {}})
+    plain.gains, plain._rest = (2.0, 0.5), (0.1, -0.2)
+    assert plain.command(rng, [0.3, 0.4]) == pytest.approx([0.1 + 2 * 0.2, -0.2 + 0.5 * 0.6])
+    noisy = _episode(task, {"actions": {"noise": {"pitch": 0.1, "roll": 0.3}}})
+    expected = [0.1, 0.2] + np.array([0.1, 0.3]) * np.random.default_rng(4).standard_normal(2)
+    assert noisy.command(np.random.default_rng(4), [0.1, 0.2]) == pytest.approx(expected.tolist())
+    dead = _episode(task, {"actions": {"dead_zone": {"pitch": 0.1, "roll": 0.3}}})
+    assert dead.command(rng, [-0.1, -0.31]) == [0.0, -0.31]
+    cut = _episode(task, {"actions": {"saturation": {"pitch": 0.1, "roll": 0.3}}})
+    assert cut.command(rng, [-0.2, 0.31]) == [-0.1, 0.3]
+    late = _episode(task, {"actions": {"delay": 2}})
+    commands = [[float(step), -float(step)] for step in range(1, 5)]
+    assert [late.command(rng, one) for one in commands] == [(0.0, 0.0)] * 2 + commands[:2]
+
+
+@pytest.mark.parametrize("part", ["noise", "dead_zone", "saturation", "gains"])
+def test_a_command_has_a_number_for_each_actuator(part):
+    """No more, and no fewer."""
+    given = {} if part == "gains" else {part: {"pitch": 0.1, "roll": 0.1}}
+    episode = _episode(BalancingPlate(), {"actions": given})
+    if part == "gains":
+        episode.gains = (2.0, 2.0)
+    for command in ([0.1], [0.1, 0.2, 0.3]):
+        with pytest.raises(ValueError, match="zip"):
+            episode.command(np.random.default_rng(0), command)
+
+
+def test_a_snapshot_has_as_many_pushes():
+    """One of another environment is not restored in part."""
+    episode = _episode(CartPole(), {"pushes": [{"body": "pole", "force": 1}]})
+    taken = episode.snapshot()
+    for pushes in ([], [*taken["pushes"]] * 2):
+        with pytest.raises(ValueError, match="zip"):
+            episode.restore({**taken, "pushes": pushes}, np.random.default_rng(0))
+
+
+def test_what_becomes_of_a_column():
+    """Noise and bias are added in the units of the observation, and what is beyond is cut."""
+    task = BalancingPlate()
+    columns = np.arange(1.0, 11.0, dtype=np.float32)
+    parts = {"noise": {"ball_x": 0.05, "pitch": 0.2}, "bias": {"ball_y": 0.1, "pitch": -0.05}}
+    episode = _episode(task, {"observations": parts})
+    noise = np.random.default_rng(2).standard_normal(10)
+    expected = columns.astype(float)
+    expected[0] += noise[0] * 0.05 / 0.05
+    expected[1] += 0.1 / 0.05
+    expected[6] += (noise[6] * 0.2 - 0.05) / 0.1
+    seen = episode.observe(np.random.default_rng(2), columns)
+    assert seen == pytest.approx(expected) and seen.dtype == np.float32
+    only = _episode(task, {"observations": {"bias": {"pitch": 0.5}}})
+    expected = columns.astype(float)
+    expected[6] += 5.0
+    assert only.observe(np.random.default_rng(2), columns) == pytest.approx(expected)
+    far = _episode(task, {"observations": {"bias": {"pitch": 100.0, "roll": -100.0}}})
+    space = task.observation_space
+    seen = far.observe(np.random.default_rng(2), columns)
+    assert (seen[6], seen[7]) == (space.high[6], space.low[7])
+
+
+def test_a_normal_distribution_has_its_deviation():
+    """Drawn again until it is within the bounds, by the generator it is given."""
+    of = parse_perturbations(_of_mass({"normal": [0.2, 0.05, 0.15, 0.24]}), CartPole(), False)
+    distribution = of.parameters["pole_mass"].distribution
+    rng, same = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(20):
+        while not 0.15 <= (expected := same.normal(0.2, 0.05)) <= 0.24:
+            pass
+        assert distribution.sample(rng) == expected

@@ -18,19 +18,21 @@ MEDIUM = {"perturbations": "medium"}
 
 
 @pytest.mark.parametrize("continuous", [False, True])
-@pytest.mark.parametrize("frame_stack", [1, 3])
-def test_a_pupil_that_obeys_plays_as_the_lqg(continuous, frame_stack):
+@pytest.mark.parametrize(("frame_stack", "hold_dropped"), [(1, False), (3, False), (2, True)])
+def test_who_obeys_it_plays_as_the_lqg(continuous, frame_stack, hold_dropped):
     """In episodes that begin together, and in those that begin while others go on."""
     kwargs = {**MEDIUM, "continuous": continuous}
-    env = EnvConfig(PLATE, kwargs, frame_stack, 1, True)
+    env = EnvConfig(PLATE, kwargs, frame_stack, 1, True, hold_dropped)
     teacher, envs = Teacher(env, 2), env.make_vec(2)
     observations, infos = envs.reset(seed=[1, 2])
     mask, states = np.ones(2, np.bool_), []
     for step in range(40):
         if mask.any():
             teacher.begin(mask, infos)
-        actions = teacher.advise(observations)
-        taken = actions if continuous else actions[:, 0]
+        advised = teacher.advise(observations)
+        if not continuous:
+            assert advised.sum(axis=1) == pytest.approx(1)
+        taken = advised if continuous else advised.argmax(axis=1)
         observations, *_ = envs.step(taken)
         teacher.see(taken)
         states.append(envs.unwrapped.state())
@@ -50,13 +52,13 @@ def test_a_pupil_that_obeys_plays_as_the_lqg(continuous, frame_stack):
     for index, seed, begun, ended in ((0, 1, 0, 40), (1, 2, 0, 15), (1, 3, 15, 40)):
         state = alone(seed, ended - begun)
         found = {name: column[index] for name, column in states[ended - 1].items()}
-        assert found == pytest.approx(state, rel=1e-9, abs=1e-12)
+        assert found == pytest.approx(state, rel=1e-5, abs=1e-9)
     envs.close()
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
-def test_the_weight_of_the_teacher_falls_to_zero_in_the_first_half(algo):
-    """And its term is the mean negative log probability of what it would do."""
+def test_the_weight_of_the_teacher_falls_to_zero(algo):
+    """And its term is the cross-entropy to the probabilities of what it would do."""
     learner = algorithm(algo)
     module = __import__(f"bullet_envs.agents.{algo}", fromlist=["losses"])
     config = learner.config(env_id=PLATE, teacher_coef=3.0)
@@ -67,12 +69,13 @@ def test_the_weight_of_the_teacher_falls_to_zero_in_the_first_half(algo):
         torch.randn(6, 10),
         torch.randint(4, (6, 1)),
         *torch.randn(4, 6),
-        torch.randint(4, (6, 1)),
+        torch.rand(6, 4).softmax(1),
     )
     with torch.no_grad():
-        of_teacher = policy.network.distribution(batch.observations).log_prob(batch.advised)
+        (of_actions,) = policy.network.distribution(batch.observations).log_probs
+        of_teacher = (batch.advised * of_actions).sum(1)
         plain = {**vars(batch), "advised": None}
-        for left, weight in ((1.0, 3.0), (0.75, 1.5), (0.5, 0.0), (0.2, 0.0)):
+        for left, weight in ((1.0, 3.0), (0.5, 1.5), (0.0, 0.0)):
             terms = module.losses(policy.network, batch, config, left)
             without = module.losses(policy.network, Minibatch(**plain), config, left)
             assert terms["imitation_loss"].item() == pytest.approx(-of_teacher.mean().item())
@@ -91,7 +94,7 @@ def test_the_weight_of_the_teacher_falls_to_zero_in_the_first_half(algo):
     ],
 )
 def test_there_must_be_a_teacher(settings):
-    """An LQG, asked before each control period."""
+    """An LQG, asked before each control period; it is shown what the agent is."""
     for algo in ("ppo", "a2c"):
         with pytest.raises(ValueError, match="teacher_coef must be 0 but for an id that has an"):
             algorithm(algo).config(**settings, teacher_coef=1.0)
