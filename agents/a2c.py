@@ -163,25 +163,23 @@ def losses(
         network: being trained.
         batch: the rollout.
         config: the settings.
-        left: part of the training that is left, 0 to 1: scales the weight of the teacher.
+        left: part of the training that is left, 0 to 1: scales teacher_coef.
     """
     policy, values = network(batch.observations)
     advantages = normalized(batch.advantages) if config.normalize_advantage else batch.advantages
     gradient_loss = policy_loss(policy.log_prob(batch.actions), advantages)
     value_loss = nn.functional.mse_loss(values, batch.returns)
     entropy_loss = -policy.entropy().mean()
-    loss = gradient_loss + config.vf_coef * value_loss + config.ent_coef * entropy_loss
-    imitation = torch.zeros(())
-    if batch.advised is not None:
-        imitation = policy.imitation_loss(batch.advised)
-        loss = loss + config.teacher_coef * left * imitation
-    return {
-        "loss": loss,
+    terms = {
+        "loss": gradient_loss + config.vf_coef * value_loss + config.ent_coef * entropy_loss,
         "policy_loss": gradient_loss,
         "value_loss": value_loss,
         "entropy_loss": entropy_loss,
-        "imitation_loss": imitation,
     }
+    if batch.advised is not None:
+        terms["imitation_loss"] = policy.imitation_loss(batch.advised)
+        terms["loss"] = terms["loss"] + config.teacher_coef * left * terms["imitation_loss"]
+    return terms
 
 
 def update(

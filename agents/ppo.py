@@ -231,7 +231,7 @@ def losses(
         network: being trained.
         batch: transitions.
         config: the settings.
-        left: part of the training that is left, 0 to 1: scales the clip ranges.
+        left: part of the training that is left, 0 to 1: scales clip ranges and teacher_coef.
     """
     policy, values = network(batch.observations)
     log_ratio = policy.log_prob(batch.actions) - batch.log_probs
@@ -243,20 +243,18 @@ def losses(
     policy_loss = clipped_surrogate(ratio, advantages, clip_range)
     error = value_loss(values, batch.values, batch.returns, config.clip_range_vf * left)
     entropy_loss = -policy.entropy().mean()
-    loss = policy_loss + config.vf_coef * error + config.ent_coef * entropy_loss
-    imitation = torch.zeros(())
-    if batch.advised is not None:
-        imitation = policy.imitation_loss(batch.advised)
-        loss = loss + config.teacher_coef * left * imitation
-    return {
-        "loss": loss,
+    terms = {
+        "loss": policy_loss + config.vf_coef * error + config.ent_coef * entropy_loss,
         "policy_gradient_loss": policy_loss,
         "value_loss": error,
         "entropy_loss": entropy_loss,
-        "imitation_loss": imitation,
         "approx_kl": approximate_kl(log_ratio.detach()),
         "clip_fraction": ((ratio.detach() - 1).abs() > clip_range).float().mean(),
     }
+    if batch.advised is not None:
+        terms["imitation_loss"] = policy.imitation_loss(batch.advised)
+        terms["loss"] = terms["loss"] + config.teacher_coef * left * terms["imitation_loss"]
+    return terms
 
 
 def update(
