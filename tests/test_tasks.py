@@ -15,7 +15,7 @@ from bullet_envs.engine.world import World
 from bullet_envs.env import BulletEnv
 from bullet_envs.equations_of_motion import cart_pole_rates, plate_rates
 from bullet_envs.perturbation_scaling import scaled
-from bullet_envs.perturbations import for_observer, parse_perturbations
+from bullet_envs.perturbations import VARIANTS, for_observer, parse_perturbations
 from bullet_envs.perturbed_episode import PerturbedEpisode, parse_parameters
 from bullet_envs.tasks import BalancingPlate, CartPole, balancing_plate, cart_pole
 
@@ -673,3 +673,43 @@ def test_a_normal_distribution_has_its_deviation():
         while not 0.15 <= (expected := same.normal(0.2, 0.05)) <= 0.24:
             pass
         assert distribution.sample(rng) == expected
+
+
+def test_an_episode_before_it_begins():
+    """Its task is the nominal one, its camera and its actuators are as they are."""
+    task = BalancingPlate(ball_limit=0.1)
+    of = parse_perturbations({"parameters": {"ball_mass": 0.01}}, task, False)
+    episode = PerturbedEpisode(task, of, task.observation_space)
+    assert episode.task is task
+    assert (episode.gains, episode.eye) == ((1.0, 1.0), (0.0, 0.0, 0.0))
+    assert episode.parameters == {"ball_mass": task.ball_mass}
+    begun = episode.begin(np.random.default_rng(0), {})
+    assert begun == BalancingPlate(ball_limit=0.1, ball_mass=0.01) and episode.task is begun
+
+
+@pytest.mark.parametrize("is_image", [False, True])
+def test_what_images_show_is_drawn_from_some_values(is_image):
+    """Each size needs a renderer of its own; states have any."""
+    low, high = 0.8, 1.3
+    parts = {name: {"uniform": [low, high]} for name in ("pole_length", "cart_mass")}
+    task, space = CartPole(), CartPole().observation_space
+    if is_image:
+        space = spaces.Box(0, 255, (4, 4, 3), np.uint8)
+    of = parse_perturbations({"parameters": parts}, task, is_image)
+    episode = PerturbedEpisode(task, of, space)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        length, mass = low + (high - low) * rng.random(), low + (high - low) * rng.random()
+        if is_image:
+            steps = VARIANTS - 1
+            length = low + round((length - low) / (high - low) * steps) / steps * (high - low)
+        begun = episode.begin(np.random.default_rng(seed), {})
+        assert (begun.pole_length, begun.cart_mass) == pytest.approx((length, mass))
+
+
+def test_a_size_that_is_not_drawn_is_shown():
+    """As it is."""
+    task = CartPole()
+    of = parse_perturbations({"parameters": {"pole_length": 0.83}}, task, True)
+    episode = PerturbedEpisode(task, of, spaces.Box(0, 255, (4, 4, 3), np.uint8))
+    assert episode.begin(np.random.default_rng(0), {}).pole_length == 0.83
