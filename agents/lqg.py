@@ -131,14 +131,14 @@ class LQGPolicy(Policy):
         if episodes is None and len(observations) != len(self._step):
             self.begin({}, len(observations))
         live = np.arange(len(observations)) if episodes is None else episodes
-        shares = self.regulate(observations, live)
+        shares = self.wanted(observations, live)
         actions: npt.NDArray[Any] = np.clip(shares, -1, 1).astype(np.float32)
         if self._discrete is not None:
             actions = ((shares[:, None] - self._discrete) ** 2).sum(axis=2).argmin(axis=1)
         self.see(actions, live)
         return actions
 
-    def regulate(self, observations: npt.NDArray[Any], live: npt.NDArray[np.int64]) -> Array:
+    def wanted(self, observations: npt.NDArray[Any], live: npt.NDArray[np.int64]) -> Array:
         """Return the regulator's command to each actuator, in units of its scale.
 
         :meth:`see` must follow with what is done.

@@ -86,7 +86,7 @@ class Teacher:
             command and the LQG's: where the choice matters little, it tells little.
         """
         latest = observations[:, -1] if self._is_stacked else observations
-        shares = self._lqg.regulate(latest[:, : self._columns], self._all)
+        shares = self._lqg.wanted(latest[:, : self._columns], self._all)
         if self._discrete is None:
             return np.clip(shares, -1, 1).astype(np.float32)
         squares = ((shares[:, None] - self._discrete) ** 2).sum(axis=2)
