@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pybullet as p
 import pytest
 from gymnasium import spaces
 
@@ -713,3 +714,40 @@ def test_a_size_that_is_not_drawn_is_shown():
     of = parse_perturbations({"parameters": {"pole_length": 0.83}}, task, True)
     episode = PerturbedEpisode(task, of, spaces.Box(0, 255, (4, 4, 3), np.uint8))
     assert episode.begin(np.random.default_rng(0), {}).pole_length == 0.83
+
+
+@pytest.mark.parametrize("visible", [False, True])
+def test_goals_are_columns_of_the_state(visible):
+    """One after the other, 0 at first; only where there is a camera are they bodies too."""
+    with contextlib.closing(World(240, 240, visible=visible)) as world:
+        before = p.getNumBodies(world.client)
+        scene = BodyScene(world, 1, ())
+        scene.add_goal(2, origin=(1.0, 2.0, 3.0))
+        scene.add_goal(3)
+        scene.add_goal(1)
+        assert p.getNumBodies(world.client) - before == (3 if visible else 0)
+        assert scene.state() == [0.0] * 6
+        scene.set_state({0: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]})
+        assert scene.state() == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+        if visible:
+            places = [
+                p.getBasePositionAndOrientation(body, world.client)[0]
+                for body in range(before, before + 3)
+            ]
+            assert places == [
+                pytest.approx((1.1, 2.2, 3.0)),
+                pytest.approx((0.3, 0.4, 0.5)),
+                pytest.approx((0.6, 0.0, 0.0)),
+            ]
+
+
+def test_a_fault_of_an_image_is_one_number():
+    """Of the generator, in each period; what is left of it is whole."""
+    given = {"observations": {"dropped": {"probability": 0.5, "steps": 3}}}
+    episode = _episode(CartPole(), given, is_image=True)
+    rng, same = np.random.default_rng(0), np.random.default_rng(0)
+    episode.observe(rng, np.ones((2, 2, 3), np.uint8))
+    same.random()
+    assert rng.random() == same.random()
+    left = episode.snapshot()["sensors"]["dropped"]
+    assert len(left) == 1 and isinstance(left[0], int)
