@@ -18,6 +18,7 @@ from bullet_envs.equations_of_motion import cart_pole_rates, plate_rates
 from bullet_envs.perturbation_scaling import scaled
 from bullet_envs.perturbations import VARIANTS, for_observer, parse_perturbations
 from bullet_envs.perturbed_episode import PerturbedEpisode, parse_parameters
+from bullet_envs.simulation import Simulation
 from bullet_envs.tasks import BalancingPlate, CartPole, balancing_plate, cart_pole
 
 ELBOW_ARM = Path(__file__).parent / "elbow_arm.urdf"
@@ -751,3 +752,39 @@ def test_a_fault_of_an_image_is_one_number():
     assert rng.random() == same.random()
     left = episode.snapshot()["sensors"]["dropped"]
     assert len(left) == 1 and isinstance(left[0], int)
+
+
+def test_worlds_whose_sub_environments_all_wait_are_not_stepped():
+    """Their columns are 0; the others go on, also those beside one that waits."""
+    task, num_envs = BalancingPlate(), 4
+    per_world = task.envs_per_world
+
+    def stepped(idle):
+        count = per_world * num_envs
+        with contextlib.closing(Simulation(task, count)) as simulation:
+            rng = np.random.default_rng(0)
+            simulation.set_state({i: task.sample_initial_state(rng) for i in range(count)})
+            columns = simulation.step([0.001, -0.002] * count, idle=idle)
+            assert len(columns) == count * len(task.state_names)
+            return np.array(columns).reshape(num_envs, per_world, -1)
+
+    whole = stepped(())
+    idle = [*range(per_world, 2 * per_world), 2 * per_world]
+    some = stepped(idle)
+    assert not some[1].any()
+    assert np.array_equal(some[[0, 2, 3]], whole[[0, 2, 3]])
+    assert whole[1].any()
+
+
+def test_a_push_reaches_the_sub_environment_that_is_named():
+    """In the second of two worlds."""
+    task = BalancingPlate()
+    count = 2 * task.envs_per_world
+    with contextlib.closing(Simulation(task, count)) as simulation:
+        rest = task.rest()
+        found = simulation.set_state(dict.fromkeys(range(count), rest))
+        assert len(found) == count
+        simulation.push(count - 1, "ball", (0.01, 0.0, 0.0))
+        columns = np.array(simulation.step([0.0, 0.0] * count)).reshape(count, -1)
+    speed = columns[:, task.state_names.index("ball_vx")]
+    assert speed[-1] > 0.01 and np.abs(speed[:-1]).max() < 1e-6
