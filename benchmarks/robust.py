@@ -7,12 +7,14 @@ Train and evaluate every cell that the CSV lacks; the same command goes on after
 An agent plays 1,000 unseen episodes (300 on images) with the perturbations of ``medium`` and as
 many without. ``load_agent(env_id, "ppo-robust")`` is that of the seed with the greatest mean return
 from as many others. The ablation trains the cart-pole's PPO without its memory of observations, and
-without that of actions. Beside them play the LQG and the bundled agents that were trained without
-perturbations.
+without that of actions. Beside them play the LQG, also one that does not know the parameters of the
+episodes, and the bundled agents that were trained without perturbations.
 """
 
 import argparse
+import functools
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,9 @@ def cells() -> list[tuple[str, str, str, str]]:
     ]
     bundled = [(*cell, NOMINAL, "0") for cell in SETTINGS]
     controllers = [
-        (env_id, "lqg", "", "0") for env_id in ("BulletCartPole-v0", "BalancingPlate-v0")
+        (env_id, "lqg", without, "0")
+        for env_id in ("BulletCartPole-v0", "BalancingPlate-v0")
+        for without in ("", "parameters")
     ]
     return trained + bundled + controllers
 
@@ -177,14 +181,22 @@ def _train_cell(cell: tuple[str, str, str, str], options: argparse.Namespace) ->
 
 
 def _play_cell(cell: tuple[str, str, str, str], options: argparse.Namespace) -> None:
-    env_id, algo, *_ = cell
-    perturbed = _scores(load_agent(env_id, algo, perturbations=PRESET))
+    env_id, algo, without, _ = cell
+    agent: Any = load_agent(env_id, algo, perturbations=PRESET)
+    if without == "parameters":
+        # It is not told those of the episode, and takes the nominal ones.
+        agent.policy.begin = functools.partial(_begin_without, agent.policy)
+    perturbed = _scores(agent)
     nominal = {
         f"nominal_{name}": value for name, value in _scores(load_agent(env_id, algo)).items()
     }
     facts = dict.fromkeys(("steps", "seconds", "validation", "sha256"), "")
     row = {**dict(zip(KEYS, cell, strict=True)), **facts, **perturbed, **nominal}
     add_rows(options.csv, COLUMNS, [row], cell_of, cells())
+
+
+def _begin_without(policy: Any, infos: Mapping[str, Any], count: int) -> None:
+    type(policy).begin(policy, {}, count)
 
 
 def _scores(agent: Any) -> dict[str, float]:
