@@ -1,10 +1,13 @@
 """The table of `make mutants`: what was noticed is counted, what was not has a reason."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.mutants import Mutant, change_of, reasons, summary, table
+from benchmarks.mutants import JSON_PATH, REQUIRED, Mutant, change_of, reasons, summary, table
 
 DIFF = """--- a.py
 +++ a.py
@@ -41,3 +44,16 @@ def test_survivors_keep_their_reasons():
     assert "| all | 3 | 2 | 66.7 % |" in lines
     assert lines[-1].startswith("| m.x_f | `return min( a \\| b, 1)` |")
     assert lines[-1].endswith("| 2 and 1 are the same here |")
+
+
+def test_enough_changes_are_noticed_and_every_other_has_a_reason():
+    """The committed numbers, and the document made of them."""
+    found = json.loads(JSON_PATH.read_text(encoding="utf-8"))
+    mutants, noticed = (
+        sum(one[key] for one in found["files"].values()) for key in ("mutants", "noticed")
+    )
+    assert noticed / mutants >= REQUIRED
+    assert mutants - noticed == len(found["survivors"])
+    assert [one for one in found["survivors"] if not one["reason"]] == []
+    document = Path(__file__).parents[1] / "docs" / "mutants.md"
+    assert table(found) in document.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from gymnasium import spaces
 
 import bullet_envs
-from bullet_envs import Actuator, BodyScene
+from bullet_envs import Actuator, BodyScene, perturbed_episode
 from bullet_envs.engine.world import World
 from bullet_envs.env import BulletEnv
 from bullet_envs.equations_of_motion import cart_pole_rates, plate_rates
@@ -788,3 +789,29 @@ def test_a_push_reaches_the_sub_environment_that_is_named():
         columns = np.array(simulation.step([0.0, 0.0] * count)).reshape(count, -1)
     speed = columns[:, task.state_names.index("ball_vx")]
     assert speed[-1] > 0.01 and np.abs(speed[:-1]).max() < 1e-6
+
+
+def test_a_push_acts_at_the_centre_of_a_link_that_is_as_it_was_loaded():
+    """Speeds of cart and pole are those after a level impulse at the centre of the pole."""
+    task = CartPole()
+    with contextlib.closing(Simulation(task)) as simulation:
+        simulation.set_state({0: task.rest()})
+        simulation.push(0, "pole", (0.5, 0.0, 0.0))
+        _, cart, _, pole = simulation.step([0.0])
+    half, mass = task.pole_length / 2, task.cart_mass + task.pole_mass
+    arm = task.pole_mass * half
+    matrix = [[mass, arm], [arm, task.pole_mass * task.pole_length**2 / 3]]
+    of_cart, of_pole = np.linalg.solve(matrix, [1.0, half])
+    assert pole > 0
+    assert cart / pole == pytest.approx(of_cart / of_pole, abs=0.02)
+
+
+def test_units_of_the_columns_of_a_dict():
+    """Entry by entry; without a scale they are SI units."""
+    entries = {"a": spaces.Box(-1, 1, (1,)), "b": spaces.Box(-1, 1, (2,))}
+    scaled_task = types.SimpleNamespace(
+        observation_scale={"b": (3.0, 4.0), "a": (2.0,)}, observation_space=spaces.Dict(entries)
+    )
+    assert list(perturbed_episode._flat_scale(scaled_task, 3)) == [2.0, 3.0, 4.0]
+    plain = types.SimpleNamespace(observation_scale=None)
+    assert perturbed_episode._flat_scale(plain, 2) == (1.0, 1.0)
