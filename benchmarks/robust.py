@@ -176,6 +176,9 @@ def _train_cell(cell: tuple[str, str, str, str], options: argparse.Namespace) ->
     add_rows(options.csv, COLUMNS, [row], cell_of, cells())
     if not without and bundled_seed(read_rows(options.csv), env_id, algo) == seed:
         agent.facts["returns"] = {**perturbed, "episodes": len(evaluation_seeds(env_id))}
+        # A card is of one environment. That of the training is a fact beside it.
+        agent.facts["trained_on"] = kwargs
+        agent.facts["settings"] = {**agent.facts["settings"], "env_kwargs": agent.env.env_kwargs}
         agent.save(pretrained_card(env_id, f"{algo}-robust"))
     shutil.rmtree(folder)
 
