@@ -53,7 +53,8 @@ class A2CConfig(Config):
         vf_coef: weight of the value loss, 0 to 10.
         max_grad_norm: greatest norm of a gradient, 1e-8 to 1e6.
         teacher_coef: weight of the imitation of an LQG that knows the episode's parameters, 0 to
-            1000; falls linearly to zero; 0 asks no LQG. Only for ids that have one.
+            1000; falls linearly to zero; 0 asks no LQG. For tasks of this package that have an
+            equilibrium, on images too.
         reward_scale: factor of the rewards that A2C learns from, 1e-6 to 1e6. Where both networks
             share an encoder, larger ones let the values teach it more, and the policy less.
         hidden: widths of the hidden layers of policy and value network, 0 to 8 numbers from 1 to
@@ -232,7 +233,7 @@ def train(
     )
     if envs is None:
         envs = config.make_vec(config.n_envs)
-    teacher = Teacher(config.env, config.n_envs) if config.teacher_coef else None
+    teacher = Teacher(config.env, envs) if config.teacher_coef else None
     collector = RolloutCollector(envs, policy, config.reward_scale, teacher)
     updates = 0
     with run.restoring() as restored:

@@ -36,6 +36,7 @@ class LQGPolicy(Policy):
     Args:
         env: of a task of :class:`~bullet_envs.Task` that observes its state.
         held: whether dropped columns are shown as they were before, not as 0.
+        perturbations: what it knows of, None for all that the environment has.
 
     Raises:
         ValueError: as :class:`~bullet_envs.agents.lqr.LQRPolicy`.
@@ -43,12 +44,17 @@ class LQGPolicy(Policy):
 
     has_memory: ClassVar[bool] = True
 
-    def __init__(self, env: gym.Env[Any, Any], held: bool = False) -> None:
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        held: bool = False,
+        perturbations: Perturbations | None = None,
+    ) -> None:
         super().__init__(env.observation_space, env.action_space)
         self._held = held
         bare: Any = env.unwrapped
         self._task: Task = bare.task
-        self._perturbations: Perturbations = bare.perturbations
+        self._perturbations: Perturbations = perturbations or bare.perturbations
         self._nominal = linearise(self._task)
         self._at_rest, self._shown = observation_model(self._task)
         self._scales = np.array([actuator.scale for actuator in self._task.actuators])

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .wrappers import RGB
+
 MAPS = 32  # keypoints per frame
 STRIDE = 4
 # Positions, speeds and colors are in units in which those of a well-played episode are about 1.
@@ -35,6 +37,8 @@ class Keypoints(nn.Module):
        its colored rail more precisely than the positions do. It has no gradient with respect to the
        keypoint's place: with it, policies of PPO and DQN fall back again and again while they
        learn.
+    4. Channels beyond the third are planes of one number, of the actions before the frames. They
+       are given to the network as they are.
 
     Args:
         shape: of a stack of frames: (frames, height, width, channels), at least 20 x 20 pixels.
@@ -48,7 +52,8 @@ class Keypoints(nn.Module):
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        frames, height, width, channels = shape
+        frames, height, width, all_channels = shape
+        channels = min(all_channels, RGB)
         if min(height, width) < 20:  # the maps would be of one pixel
             raise ValueError(f"images must be of 20 x 20 pixels or more, not {height} x {width}")
         self.convolutions = nn.Sequential(
@@ -65,7 +70,8 @@ class Keypoints(nn.Module):
         )
         grid = POSITION_GAIN * torch.stack([x.flatten(), y.flatten()], dim=1)
         self.register_buffer("grid", grid, persistent=False)
-        self.outputs = MAPS * (2 * frames + channels)
+        planes = all_channels - channels
+        self.outputs = MAPS * (2 * frames + channels) + frames * planes
 
     def forward(self, stacks: Tensor) -> Tensor:
         """Return features, shape (batch, outputs).
@@ -75,7 +81,8 @@ class Keypoints(nn.Module):
         """
         batch, frames = stacks.shape[:2]
         # Copied as bytes, since the norm would copy its many maps into this layout.
-        pixels = stacks.flatten(0, 1).permute(0, 3, 1, 2).contiguous().float()
+        images = stacks.flatten(0, 1)[..., :RGB]
+        pixels = images.permute(0, 3, 1, 2).contiguous().float()
         maps = self.norm(self.convolutions(pixels.div_(255).sub_(0.5)))
         rows, columns = maps.shape[2:]
         weights = maps.flatten(2).softmax(2)
@@ -87,7 +94,8 @@ class Keypoints(nn.Module):
         cells = cells - cells.mean(2, keepdim=True)
         cells = COLOR_GAIN * cells / (cells.std((1, 2), keepdim=True) + 1e-3)
         colors = weights[frames - 1 :: frames].detach() @ cells.transpose(1, 2)
-        return torch.cat([points[:, -1], changes.flatten(1), colors.flatten(1)], dim=1)
+        planes = stacks[:, :, 0, 0, RGB:].flatten(1) / 255
+        return torch.cat([points[:, -1], changes.flatten(1), colors.flatten(1), planes], dim=1)
 
 
 class NatureCNN(nn.Module):

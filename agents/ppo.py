@@ -64,7 +64,8 @@ class PPOConfig(Config):
         target_kl: end an update early where the policy has moved 1.5 times so far, 0 to 10; 0
             never does.
         teacher_coef: weight of the imitation of an LQG that knows the episode's parameters, 0 to
-            1000; falls linearly to zero; 0 asks no LQG. Only for ids that have one.
+            1000; falls linearly to zero; 0 asks no LQG. For tasks of this package that have an
+            equilibrium, on images too.
         reward_scale: factor of the rewards that PPO learns from, 1e-6 to 1e6. Where both networks
             share an encoder, larger ones let the values teach it more, and the policy less.
         hidden: widths of the hidden layers of policy and value network, 0 to 8 numbers from 1 to
@@ -324,7 +325,7 @@ def train(
     optimiser = torch.optim.Adam(network.parameters(), config.learning_rate, eps=1e-5, fused=True)
     if envs is None:
         envs = config.make_vec(config.n_envs)
-    teacher = Teacher(config.env, config.n_envs) if config.teacher_coef else None
+    teacher = Teacher(config.env, envs) if config.teacher_coef else None
     collector = RolloutCollector(envs, policy, config.reward_scale, teacher)
     updates = 0
     with run.restoring() as restored:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 else:
     _VectorWrapper = VectorWrapper
 
+RGB = 3  # channels of an image; what follows them are planes of actions
+
 # In the info of ActionRepeat: the environment steps that an action took.
 REPEATS = "action_repeats"
 
@@ -241,27 +243,77 @@ class VectorHoldDropped(_VectorWrapper):
         return self._latest.copy(), *rest
 
 
-def _with_actions(space: gym.Space[Any], actions: gym.Space[Any]) -> spaces.Box:
-    """Return the space of vectors to which an action is appended.
+class _ActionColumns:
+    """What actions are appended to observations as: columns of a vector, or planes of an image.
+
+    A Discrete action is one number for each choice, 1 for the one that was taken. A plane has it
+    times 255 in all pixels.
+
+    Args:
+        space: of an observation.
+        actions: of an action.
 
     Raises:
-        ValueError: the observations are no vectors.
+        ValueError: the observations are neither vectors nor RGB images, or images where
+            actions are not Discrete.
     """
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"observe_actions needs observations that are vectors, not {space}")
-    flat: Any = flatten_space(actions)
-    low = np.concatenate([space.low, np.minimum(flat.low, 0)])
-    high = np.concatenate([space.high, np.maximum(flat.high, 0)])
-    return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+
+    def __init__(self, space: gym.Space[Any], actions: gym.Space[Any]) -> None:
+        shape = space.shape or ()
+        self._is_image = space.dtype == np.uint8 and len(shape) == 3
+        if self._is_image:
+            legal = shape[-1] == RGB and isinstance(actions, spaces.Discrete)
+        else:
+            legal = isinstance(space, spaces.Box) and len(shape) == 1
+        if not legal:
+            raise ValueError(
+                "observe_actions needs observations that are vectors, or RGB images and Discrete"
+                f" actions, not {space} and {actions}"
+            )
+        self._actions = actions
+        flat: Any = flatten_space(actions)
+        self._size = flat.shape
+        if self._is_image:
+            self.space = spaces.Box(0, 255, (*shape[:2], shape[2] + self._size[0]), np.uint8)
+            return
+        box: Any = space
+        low = np.concatenate([box.low, np.minimum(flat.low, 0)]).astype(np.float32)
+        high = np.concatenate([box.high, np.maximum(flat.high, 0)]).astype(np.float32)
+        self.space = spaces.Box(low, high, dtype=np.float32)
+
+    def none(self, count: int) -> npt.NDArray[np.float32]:
+        """Return the numbers of episodes without an action, shape (count, numbers)."""
+        return np.zeros((count, *self._size), np.float32)
+
+    def numbers(self, actions: Any) -> npt.NDArray[np.float32]:
+        """Return the numbers of actions, shape (count, numbers)."""
+        space = self._actions
+        if isinstance(space, spaces.Discrete):
+            return np.eye(int(space.n), dtype=np.float32)[np.asarray(actions) - space.start]
+        flat: list[Any] = [flatten(space, action) for action in actions]
+        return np.array(flat, np.float32)
+
+    def append(self, observations: Any, numbers: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        """Return observations with the numbers of the actions before them.
+
+        Args:
+            observations: along a first axis.
+            numbers: of as many actions.
+        """
+        if not self._is_image:
+            return np.concatenate([observations, numbers], axis=1, dtype=np.float32)
+        planes = (255 * numbers).astype(np.uint8)[:, None, None]
+        planes = np.broadcast_to(planes, (*observations.shape[:3], *self._size))
+        return np.concatenate([observations, planes], axis=3)
 
 
 class ObserveActions(gym.Wrapper[Any, Any, Any, Any]):
-    """Appends the latest action to each observation, a Discrete one as one number for each choice.
+    """Appends the latest action to each observation: columns of a vector, or planes of an image.
 
     At the beginning of an episode these are 0.
 
     Args:
-        env: whose observations are vectors.
+        env: whose observations are vectors, or RGB images where actions are Discrete.
 
     Raises:
         ValueError: they are not.
@@ -269,19 +321,18 @@ class ObserveActions(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.observation_space = _with_actions(env.observation_space, env.action_space)
-        self._none = np.zeros(flatten_space(env.action_space).shape or (), np.float32)
+        self._columns = _ActionColumns(env.observation_space, env.action_space)
+        self.observation_space = self._columns.space
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Begin an episode without an action."""
         observation, info = self.env.reset(**kwargs)
-        return np.concatenate([observation, self._none], dtype=np.float32), info
+        return self._columns.append(observation[None], self._columns.none(1))[0], info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Return the observation with the action, and the rest as it is."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        latest: Any = flatten(self.env.action_space, action)
-        seen = np.concatenate([observation, latest], dtype=np.float32)
+        seen = self._columns.append(observation[None], self._columns.numbers([action]))[0]
         return seen, reward, terminated, truncated, info
 
 
@@ -289,7 +340,8 @@ class VectorObserveActions(_VectorWrapper):
     """:class:`ObserveActions` for a vector environment.
 
     Args:
-        envs: whose observations are vectors, with ``AutoresetMode.DISABLED``.
+        envs: with ``AutoresetMode.DISABLED``, whose observations are vectors, or RGB images where
+            actions are Discrete.
 
     Raises:
         ValueError: they are not, or the vector environment resets sub-environments by itself.
@@ -298,11 +350,10 @@ class VectorObserveActions(_VectorWrapper):
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
         require_disabled(envs, "VectorObserveActions")
         super().__init__(envs)
-        actions = envs.single_action_space
-        self.single_observation_space = _with_actions(envs.single_observation_space, actions)
+        self._columns = _ActionColumns(envs.single_observation_space, envs.single_action_space)
+        self.single_observation_space = self._columns.space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        size: Any = flatten_space(actions).shape
-        self._latest = np.zeros((self.num_envs, *size), np.float32)
+        self._latest = self._columns.none(self.num_envs)
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
@@ -310,21 +361,13 @@ class VectorObserveActions(_VectorWrapper):
         """Begin episodes without an action."""
         observations, info = self.env.reset(seed=seed, options=options)
         self._latest[(options or {}).get("reset_mask", slice(None))] = 0
-        return self._with(observations), info
+        return self._columns.append(observations, self._latest), info
 
     def step(self, actions: Any) -> tuple[npt.NDArray[Any], Any, Any, Any, dict[str, Any]]:
         """Return the observations with the actions, and the rest as it is."""
         observations, *rest = self.env.step(actions)
-        space = self.env.single_action_space
-        if isinstance(space, spaces.Discrete):
-            self._latest = np.eye(int(space.n), dtype=np.float32)[np.asarray(actions) - space.start]
-        else:
-            flat: list[Any] = [flatten(space, action) for action in actions]
-            self._latest = np.array(flat, np.float32)
-        return self._with(observations), *rest
-
-    def _with(self, observations: Any) -> npt.NDArray[Any]:
-        return np.concatenate([observations, self._latest], axis=1, dtype=np.float32)
+        self._latest = self._columns.numbers(actions)
+        return self._columns.append(observations, self._latest), *rest
 
 
 class VectorFrameStack(_VectorWrapper):

@@ -57,8 +57,11 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("BalancingPlate-v0", "a2c"): {**_A2C, **_TEACHER, "training_episode_steps": 200},
     ("BulletCartPolePixels-v0", "ppo"): {
-        **{"n_timesteps": 600_000, "solved_evaluations": 0, "n_eval_episodes": 40},
-        **{"frame_stack": 4, "eval_freq": 40_960, "save_freq": 20_480},
+        **_HORIZON,
+        **{"n_timesteps": 300_000, "solved_evaluations": 0, "n_eval_episodes": 40},
+        **{"n_envs": 32, "n_steps": 64, "batch_size": 256, "n_epochs": 3},
+        **{"frame_stack": 4, "action_repeat": 1, "observe_actions": True, "hold_dropped": True},
+        **{"teacher_coef": 5.0, "eval_freq": 40_960, "save_freq": 20_480},
     },
 }
 # Drawn in training in place of the preset's. Of the preset's episodes those with a heavy ball and

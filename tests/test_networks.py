@@ -33,6 +33,7 @@ from bullet_envs.agents.sb3 import EncoderExtractor
 from bullet_envs.agents.wrappers import (
     REPEATS,
     ActionRepeat,
+    ObserveActions,
     VectorActionRepeat,
     VectorFlattenObservation,
 )
@@ -785,10 +786,50 @@ def test_what_was_dropped_is_held(env_id, frame_stack):
         np.testing.assert_array_equal(begun[1], many[1])
 
 
-def test_actions_behind_images_are_refused():
-    """There is no place for them."""
-    with pytest.raises(ValueError, match="observe_actions needs observations that are vectors"):
-        EnvConfig(PIXEL_IDS[0], {}, 2, 1, True).make()
+@pytest.mark.parametrize("frame_stack", [1, 3])
+def test_actions_behind_images_are_planes(frame_stack):
+    """One for each choice, 255 for the latest action, none at the beginning, as in a vector."""
+    env_id = "BalancingPlatePixels-v0"
+    plain, env = EnvConfig(env_id), EnvConfig(env_id, {}, frame_stack, 1, True)
+    with plain.make() as bare, env.make() as one, contextlib.closing(env.make_vec(2)) as envs:
+        image, seen = bare.reset(seed=1)[0], one.reset(seed=1)[0]
+        many = envs.reset(seed=[0, 1])[0]
+        planes = np.zeros(4)
+        for action in (2, 0, 3):
+            assert seen in one.observation_space and many in envs.observation_space
+            latest = seen if frame_stack == 1 else seen[-1]
+            np.testing.assert_array_equal(latest[..., :3], image)
+            np.testing.assert_array_equal(latest[..., 3:], np.broadcast_to(planes, (64, 64, 4)))
+            np.testing.assert_array_equal(many[1], seen)
+            planes = 255 * np.eye(4)[action]
+            image, seen = bare.step(action)[0], one.step(action)[0]
+            many = envs.step(np.array([0, action]))[0]
+        many = envs.reset(seed=[5, 6], options={"reset_mask": np.array([True, False])})[0]
+        kept = many if frame_stack == 1 else many[:, -1]
+        assert not kept[0, ..., 3:].any() and kept[1, ..., 3:].any()
+
+
+def test_planes_go_round_the_convolutions():
+    """Keypoints are of the colors alone; each frame's numbers are features of their own."""
+    torch.manual_seed(0)
+    plain, encoder = Keypoints((2, 64, 64, 3)), Keypoints((2, 64, 64, 5))
+    encoder.load_state_dict(plain.state_dict())
+    images = torch.randint(256, (3, 2, 64, 64, 3), dtype=torch.uint8)
+    numbers = torch.randint(2, (3, 2, 2), dtype=torch.uint8)
+    planes = (255 * numbers)[:, :, None, None].expand(3, 2, 64, 64, 2)
+    features = encoder(torch.cat([images, planes], dim=4))
+    assert features.shape == (3, encoder.outputs) and encoder.outputs == plain.outputs + 4
+    assert torch.equal(features[:, :-4], plain(images))
+    assert torch.equal(features[:, -4:], numbers.flatten(1).float())
+
+
+@pytest.mark.parametrize("kwargs", [{"continuous": True}, None])
+def test_actions_behind_other_images_are_refused(kwargs):
+    """Those of a Box, and images that are not RGB."""
+    with pytest.raises(ValueError, match="vectors, or RGB images and Discrete actions, not Box"):
+        if kwargs:
+            EnvConfig(PIXEL_IDS[0], kwargs, 2, 1, True).make()
+        ObserveActions(Spaced(gym.spaces.Box(0, 255, (40, 40, 1), np.uint8)))
 
 
 @contextlib.contextmanager

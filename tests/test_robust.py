@@ -25,8 +25,8 @@ def test_every_cell_can_be_trained():
             env_id=env_id, env_kwargs={"perturbations": "medium"}, seed=int(seed), **settings
         )
         config.env.make().close()
-        remembers = "Pixels" not in env_id and without != "memory"
-        assert (config.frame_stack > 1) is remembers or "Pixels" in env_id
+        remembers = without != "memory"
+        assert (config.frame_stack > 1) is remembers
         assert config.observe_actions is (remembers and without != "actions")
 
 

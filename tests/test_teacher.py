@@ -14,6 +14,7 @@ from bullet_envs.agents.run import Run
 from bullet_envs.agents.teacher import Teacher
 
 PLATE = "BalancingPlate-v0"
+PIXELS = "BulletCartPolePixels-v0"
 MEDIUM = {"perturbations": "medium"}
 
 
@@ -23,7 +24,8 @@ def test_who_obeys_it_plays_as_the_lqg(continuous, frame_stack, hold_dropped):
     """In episodes that begin together, and in those that begin while others go on."""
     kwargs = {**MEDIUM, "continuous": continuous}
     env = EnvConfig(PLATE, kwargs, frame_stack, 1, True, hold_dropped)
-    teacher, envs = Teacher(env, 2), env.make_vec(2)
+    envs = env.make_vec(2)
+    teacher = Teacher(env, envs)
     observations, infos = envs.reset(seed=[1, 2])
     mask, states = np.ones(2, np.bool_), []
     for step in range(40):
@@ -53,6 +55,33 @@ def test_who_obeys_it_plays_as_the_lqg(continuous, frame_stack, hold_dropped):
         state = alone(seed, ended - begun)
         found = {name: column[index] for name, column in states[ended - 1].items()}
         assert found == pytest.approx(state, rel=1e-5, abs=1e-9)
+    envs.close()
+
+
+def test_of_images_the_teacher_sees_the_state():
+    """As it is, whatever the camera shows; it plays as the LQG without noise and delay does."""
+    dynamics = {
+        "parameters": {"force": {"uniform": [0.7, 1.4], "operation": "scale"}},
+        "actions": {"delay": 1},
+    }
+    sensors = {"observations": {"delay": 2, "dropped": {"probability": 0.5}}}
+    env = EnvConfig(PIXELS, {"perturbations": {**dynamics, **sensors}}, 2)
+    envs = env.make_vec(2)
+    teacher = Teacher(env, envs)
+    images, infos = envs.reset(seed=[3, 4])
+    teacher.begin(np.ones(2, np.bool_), infos)
+    with gym.make(PIXELS.replace("Pixels", ""), perturbations=dynamics) as alone:
+        policy = LQGPolicy(alone)
+        observation, info = alone.reset(seed=4)
+        assert info["parameters"]["force"] == infos["parameters"]["force"][1]
+        policy.begin(info, 1)
+        for _ in range(40):
+            taken = teacher.advise(images).argmax(axis=1)
+            images, *_ = envs.step(taken)
+            teacher.see(taken)
+            (action,) = policy.act(observation[None], True)
+            assert action == taken[1]
+            observation, *_ = alone.step(action)
     envs.close()
 
 
@@ -88,15 +117,15 @@ def test_the_weight_of_the_teacher_falls_to_zero(algo):
     "settings",
     [
         {"env_id": "CartPole-v1"},
-        {"env_id": "BalancingPlatePixels-v0"},
+        {"env_id": PIXELS, "action_repeat": 2},
         {"env_id": PLATE, "action_repeat": 2},
         {"env_id": PLATE, "vec_env": "sync"},
     ],
 )
 def test_there_must_be_a_teacher(settings):
-    """An LQG, asked before each control period; it is shown what the agent is."""
+    """An LQG, asked before each control period; it sees states of all sub-environments."""
     for algo in ("ppo", "a2c"):
-        with pytest.raises(ValueError, match="teacher_coef must be 0 but for an id that has an"):
+        with pytest.raises(ValueError, match="teacher_coef must be 0 but for a bullet_envs.Task"):
             algorithm(algo).config(**settings, teacher_coef=1.0)
         algorithm(algo).config(**settings)
 
