@@ -1,11 +1,13 @@
 """What a training can imitate at first: an LQG that knows the parameters of each episode.
 
 The agent that is trained does not know them, and must find out from its memory of observations and
-actions what it needs. Where it sees images, the LQG observes the state, without noise and delay:
-Chen et al., "Learning by cheating", 2019. Schmitt et al., "Kickstarting deep reinforcement learning", 2018: what the
-teacher would do in the states that the agent comes to is one more term of the loss, whose weight
-falls to zero. Imitation alone is DAgger's of Ross et al., "A reduction of imitation learning and
-structured prediction to no-regret online learning", 2011, without its growing data set.
+actions what it needs. Where it sees images, the LQG sees the state, without noise and delay: Chen
+et al., "Learning by cheating", 2019.
+
+Schmitt et al., "Kickstarting deep reinforcement learning", 2018: what the teacher would do in the
+states that the agent comes to is one more term of the loss, whose weight falls to zero. Imitation
+alone is DAgger's of Ross et al., "A reduction of imitation learning and structured prediction to
+no-regret online learning", 2011, without its growing data set.
 """
 
 from __future__ import annotations

@@ -273,6 +273,7 @@ class _ActionColumns:
         self._actions = actions
         flat: Any = flatten_space(actions)
         self._size = flat.shape
+        self.space: spaces.Box[Any]
         if self._is_image:
             self.space = spaces.Box(0, 255, (*shape[:2], shape[2] + self._size[0]), np.uint8)
             return
@@ -289,7 +290,9 @@ class _ActionColumns:
         """Return the numbers of actions, shape (count, numbers)."""
         space = self._actions
         if isinstance(space, spaces.Discrete):
-            return np.eye(int(space.n), dtype=np.float32)[np.asarray(actions) - space.start]
+            chosen = np.asarray(actions) - space.start
+            one_hot: npt.NDArray[np.float32] = np.eye(int(space.n), dtype=np.float32)[chosen]
+            return one_hot
         flat: list[Any] = [flatten(space, action) for action in actions]
         return np.array(flat, np.float32)
 

@@ -125,7 +125,7 @@ def test_the_weight_of_the_teacher_falls_to_zero(algo):
 def test_there_must_be_a_teacher(settings):
     """An LQG, asked before each control period; it sees states of all sub-environments."""
     for algo in ("ppo", "a2c"):
-        with pytest.raises(ValueError, match="teacher_coef must be 0 but for a bullet_envs.Task"):
+        with pytest.raises(ValueError, match=r"teacher_coef must be 0 but for a bullet_envs\.Task"):
             algorithm(algo).config(**settings, teacher_coef=1.0)
         algorithm(algo).config(**settings)
 
