@@ -71,8 +71,8 @@ class EnvConfig:
         frame_stack: observations that the agent sees at once, the latest last on a new first axis;
             1 adds no axis.
         action_repeat: steps of the environment that each action lasts.
-        observe_actions: whether the latest action is appended to each observation, a vector; with
-            a stack the latest ones. Where actions act late or are noisy, an agent needs them.
+        observe_actions: whether the latest action is appended to each observation, a vector or, as
+            planes, an RGB image; with a stack the latest ones. Where actions act late or are noisy, an agent needs them.
         hold_dropped: whether columns that read exactly 0, as dropped ones do, or black images are
             shown as they were before.
 
@@ -239,8 +239,8 @@ class EnvConfig:
                 and rewards are cut to -1, 0 or 1.
 
         Raises:
-            ValueError: the observations are neither an array nor made of vectors, or images where
-                actions are to be observed.
+            ValueError: the observations are neither an array nor made of vectors, or such that
+                :class:`ObserveActions` refuses.
         """
         if self.is_atari:
             env = AtariPreprocessing(env, terminal_on_life_loss=training)

@@ -68,7 +68,8 @@ class Config:
             the reward threshold of the environment, 0 to 1000; 0 never stops early.
         frame_stack: observations that the agent sees at once, 1 to 64.
         action_repeat: steps of the environment that each action lasts, 1 to 64.
-        observe_actions: whether the latest action is appended to each observation, a vector.
+        observe_actions: whether the latest action is appended to each observation: to a vector, or
+            as planes to an RGB image.
         hold_dropped: whether columns of an observation that read exactly 0, as dropped ones of
             perturbed environments do, or black images are shown as they were before.
         training_episode_steps: environment steps after which an episode of the training, but not
