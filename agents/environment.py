@@ -72,7 +72,8 @@ class EnvConfig:
             1 adds no axis.
         action_repeat: steps of the environment that each action lasts.
         observe_actions: whether the latest action is appended to each observation, a vector or, as
-            planes, an RGB image; with a stack the latest ones. Where actions act late or are noisy, an agent needs them.
+            planes, an RGB image; with a stack the latest ones. Where actions act late or are noisy,
+            an agent needs them.
         hold_dropped: whether columns that read exactly 0, as dropped ones do, or black images are
             shown as they were before.
 

@@ -17,6 +17,10 @@ STRIDE = 4
 POSITION_GAIN = 4.0
 SPEED_GAIN = 10.0
 COLOR_GAIN = 1.0
+# Of a HistoryEncoder: frames that features are of, frames in a window, products of each window.
+LATEST = 32
+WINDOW = 8
+PRODUCTS = 16
 
 
 class Keypoints(nn.Module):
@@ -96,6 +100,46 @@ class Keypoints(nn.Module):
         colors = weights[frames - 1 :: frames].detach() @ cells.transpose(1, 2)
         planes = stacks[:, :, 0, 0, RGB:].flatten(1) / 255
         return torch.cat([points[:, -1], changes.flatten(1), colors.flatten(1), planes], dim=1)
+
+
+class HistoryEncoder(nn.Module):
+    """Features of the latest frames of a long stack, scaled by how the robot responds in all of it.
+
+    What a robot's masses and motors are is seen in products, of what was done and what followed: a
+    perceptron learns these slowly. Here each window of frames gives products of two linear maps,
+    whose means over the stack say how the robot responds, and these scale the features. That an
+    agent is given an embedding of its recent history: Kumar et al., "RMA: Rapid motor adaptation
+    for legged robots", 2021; by scaling: Perez et al., "FiLM: Visual reasoning with a general
+    conditioning layer", 2018.
+
+    Args:
+        shape: of a stack of vectors: (frames, columns), more than ``LATEST`` frames.
+
+    Attributes:
+        outputs: number of features.
+    """
+
+    outputs = 128
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        columns = shape[1]
+        self.factors = nn.Linear(WINDOW * columns, 2 * PRODUCTS)
+        self.norm = nn.LayerNorm(PRODUCTS)
+        self.scale = nn.Linear(PRODUCTS, self.outputs)
+        self.latest = nn.Linear(LATEST * columns, self.outputs)
+
+    def forward(self, stacks: Tensor) -> Tensor:
+        """Return features, shape (batch, outputs).
+
+        Args:
+            stacks: shape (batch, frames, columns).
+        """
+        count = stacks.shape[1] - WINDOW + 1
+        windows = torch.cat([stacks[:, i : i + count] for i in range(WINDOW)], dim=2)
+        left, right = self.factors(windows).chunk(2, dim=2)
+        scale = self.scale(self.norm((left * right).mean(1)))
+        return torch.tanh(self.latest(stacks[:, -LATEST:].flatten(1)) * (1 + scale))
 
 
 class NatureCNN(nn.Module):
@@ -181,7 +225,8 @@ def build_features(space: gym.Space[Any]) -> tuple[nn.Module, int]:
     """Return what turns observations into features, and the number of those.
 
     Args:
-        space: of an observation: a vector, a stack of vectors, or see :func:`build_encoder`.
+        space: of an observation: a vector, a stack of vectors, which is one long vector if it is of
+            up to ``LATEST`` frames, or see :func:`build_encoder`.
 
     Raises:
         ValueError: there is no network for the space.
@@ -194,6 +239,9 @@ def build_features(space: gym.Space[Any]) -> tuple[nn.Module, int]:
         raise ValueError(
             f"no network for observations {space}: they must be vectors, or images of uint8"
         )
+    if len(shape) == 2 and shape[0] > LATEST:
+        history = HistoryEncoder(shape)
+        return history, history.outputs
     return nn.Flatten(), math.prod(shape)
 
 

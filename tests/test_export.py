@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BUNDLED, STATE_IDS, everything_in
+from conftest import BUNDLED, PIXEL_IDS, STATE_IDS, everything_in
 
 from bullet_envs import cli
 from bullet_envs.agents import EnvConfig, algorithm, load_agent, new_agent
@@ -77,6 +77,17 @@ def test_continuous_actions_are_scaled_and_clipped(tmp_path, algo):
 def test_untrained_discrete_actions(tmp_path, algo):
     pytest.importorskip("onnxscript")
     assert_parity(untrained(algo), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("env_id, frames", [("BalancingPlate-v0", 40), (PIXEL_IDS[0], 2)])
+def test_histories_with_actions(tmp_path, env_id, frames):
+    """Long stacks of vectors, and images with planes of actions."""
+    pytest.importorskip("onnxscript")
+    env = EnvConfig(env_id, {}, frames, 1, True)
+    agent = new_agent(algorithm("ppo").policy, env, (8,))
+    for parameter in agent.policy.network.policy.parameters():
+        parameter.data *= 30
+    assert_parity(agent, tmp_path / "model.onnx")
 
 
 def front_matter(folder):

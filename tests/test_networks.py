@@ -19,9 +19,12 @@ from bullet_envs.agents import ALGOS, algorithm, load_agent, new_agent
 from bullet_envs.agents.environment import EnvConfig
 from bullet_envs.agents.networks import (
     COLOR_GAIN,
+    LATEST,
     MAPS,
     POSITION_GAIN,
     SPEED_GAIN,
+    WINDOW,
+    HistoryEncoder,
     Keypoints,
     NatureCNN,
     build_network,
@@ -784,6 +787,37 @@ def test_what_was_dropped_is_held(env_id, frame_stack):
         begun = envs.reset(seed=[5, 6], options={"reset_mask": np.array([True, False])})[0]
         np.testing.assert_array_equal(begun[0], one.reset(seed=5)[0])
         np.testing.assert_array_equal(begun[1], many[1])
+
+
+def test_a_long_stack_is_seen_by_how_the_robot_responds():
+    """Mean products of all windows scale the features of the latest frames."""
+    torch.manual_seed(0)
+    encoder = HistoryEncoder((40, 3))
+    stacks = torch.randn(5, 40, 3)
+    products = []
+    for start in range(40 - WINDOW + 1):
+        window = stacks[:, start : start + WINDOW].flatten(1)
+        left, right = (window @ encoder.factors.weight.T + encoder.factors.bias).chunk(2, 1)
+        products.append(left * right)
+    scale = encoder.scale(encoder.norm(torch.stack(products).mean(0)))
+    latest = encoder.latest(stacks[:, -LATEST:].flatten(1))
+    features = encoder(stacks)
+    assert features.shape == (5, encoder.outputs)
+    torch.testing.assert_close(features, torch.tanh(latest * (1 + scale)))
+    oldest = stacks.clone()
+    oldest[:, 0] += 1
+    assert not torch.equal(encoder(oldest), features)
+
+
+@pytest.mark.parametrize("algo", DISCRETE)
+def test_stacks_are_long_from_one_frame_more(algo):
+    """Shorter ones are one long vector; SB3's networks take all of them so."""
+    for frames in (LATEST, LATEST + 1):
+        agent = new_agent(algorithm(algo).policy, EnvConfig(STATE_IDS[0], {}, frames), (8,))
+        found = [part for part in agent.policy.network.modules() if type(part) is HistoryEncoder]
+        assert len(found) == (frames > LATEST and not algo.startswith("sb3"))
+        with agent.make_env() as env:
+            assert agent.predict(env.reset(seed=0)[0])[0] in agent.action_space
 
 
 @pytest.mark.parametrize("frame_stack", [1, 3])
