@@ -82,8 +82,8 @@ def read_card(path: Path, algos: Sequence[str]) -> dict[str, Any]:
             and isinstance(card["observe_actions"], bool)
             and isinstance(card["hold_dropped"], bool)
             and all(
-                type(card[name]) is int and 1 <= card[name] <= 64
-                for name in ("frame_stack", "action_repeat")
+                type(card[name]) is int and 1 <= card[name] <= most
+                for name, most in (("frame_stack", 256), ("action_repeat", 64))
             )
             # No weight's shape depends on these. A trained agent's card says them twice.
             and all(

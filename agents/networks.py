@@ -17,10 +17,12 @@ STRIDE = 4
 POSITION_GAIN = 4.0
 SPEED_GAIN = 10.0
 COLOR_GAIN = 1.0
-# Of a HistoryEncoder: frames that features are of, frames in a window, products of each window.
+# Of a HistoryEncoder: frames that features are of, frames in a window, frames from one window to
+# the next, products of each window.
 LATEST = 32
-WINDOW = 8
-PRODUCTS = 16
+WINDOW = 16
+HOP = 8
+PRODUCTS = 64
 
 
 class Keypoints(nn.Module):
@@ -103,14 +105,15 @@ class Keypoints(nn.Module):
 
 
 class HistoryEncoder(nn.Module):
-    """Features of the latest frames of a long stack, scaled by how the robot responds in all of it.
+    """Linear maps of the latest frames of a stack, scaled by how the robot responds in all of it.
 
     What a robot's masses and motors are is seen in products, of what was done and what followed: a
     perceptron learns these slowly. Here each window of frames gives products of two linear maps,
-    whose means over the stack say how the robot responds, and these scale the features. That an
-    agent is given an embedding of its recent history: Kumar et al., "RMA: Rapid motor adaptation
-    for legged robots", 2021; by scaling: Perez et al., "FiLM: Visual reasoning with a general
-    conditioning layer", 2018.
+    whose means over the stack say how the robot responds, and these scale the features. So a linear
+    policy on the features is a gain schedule, whose command grows with the deviation from the goal:
+    Rugh and Shamma, "Research on gain scheduling", 2000. That an agent is given an embedding of its
+    recent history: Kumar et al., "RMA: Rapid motor adaptation for legged robots", 2021; by scaling:
+    Perez et al., "FiLM: Visual reasoning with a general conditioning layer", 2018.
 
     Args:
         shape: of a stack of vectors: (frames, columns), more than ``LATEST`` frames.
@@ -125,8 +128,10 @@ class HistoryEncoder(nn.Module):
         super().__init__()
         columns = shape[1]
         self.factors = nn.Linear(WINDOW * columns, 2 * PRODUCTS)
-        self.norm = nn.LayerNorm(PRODUCTS)
-        self.scale = nn.Linear(PRODUCTS, self.outputs)
+        self.response = nn.Sequential(
+            nn.LayerNorm(PRODUCTS), nn.Linear(PRODUCTS, 128), nn.Tanh(), nn.Linear(128, 64)
+        )
+        self.scale = nn.Linear(64, self.outputs)
         self.latest = nn.Linear(LATEST * columns, self.outputs)
 
     def forward(self, stacks: Tensor) -> Tensor:
@@ -135,11 +140,13 @@ class HistoryEncoder(nn.Module):
         Args:
             stacks: shape (batch, frames, columns).
         """
-        count = stacks.shape[1] - WINDOW + 1
-        windows = torch.cat([stacks[:, i : i + count] for i in range(WINDOW)], dim=2)
+        # The last window ends with the latest frame.
+        first = (stacks.shape[1] - WINDOW) % HOP
+        windows = stacks[:, first:].unfold(1, WINDOW, HOP).flatten(2)
         left, right = self.factors(windows).chunk(2, dim=2)
-        scale = self.scale(self.norm((left * right).mean(1)))
-        return torch.tanh(self.latest(stacks[:, -LATEST:].flatten(1)) * (1 + scale))
+        scale = self.scale(torch.tanh(self.response((left * right).mean(1))))
+        features: Tensor = self.latest(stacks[:, -LATEST:].flatten(1)) * (1 + scale)
+        return features
 
 
 class NatureCNN(nn.Module):

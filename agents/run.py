@@ -66,8 +66,8 @@ class Config:
             return is kept: where episodes differ much, as perturbed ones do, 20 are few.
         solved_evaluations: stop after so many evaluations in a row in which each episode reached
             the reward threshold of the environment, 0 to 1000; 0 never stops early.
-        frame_stack: observations that the agent sees at once, 1 to 64. Agents by hand see more than
-            32 vectors through a HistoryEncoder.
+        frame_stack: observations that the agent sees at once, 1 to 256. Agents by hand see more
+            than 32 vectors through a HistoryEncoder.
         action_repeat: steps of the environment that each action lasts, 1 to 64.
         observe_actions: whether the latest action is appended to each observation: to a vector, or
             as planes to an RGB image.
@@ -117,7 +117,7 @@ class Config:
         self.require("save_freq", int, 1, 10**9)
         self.require("n_eval_episodes", int, 1, 1000)
         self.require("solved_evaluations", int, 0, 1000)
-        self.require("frame_stack", int, 1, 64)
+        self.require("frame_stack", int, 1, 256)
         self.require("action_repeat", int, 1, 64)
         self.require_choice("observe_actions", (False, True))
         self.require_choice("hold_dropped", (False, True))

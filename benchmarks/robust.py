@@ -39,7 +39,7 @@ _HORIZON = {"gamma": 0.99, "gae_lambda": 0.95}
 # PPO's or A2C's own gradient makes the imitation worse, and is next to nothing here.
 _TEACHER = {
     **{"teacher_coef": 1000.0, "max_grad_norm": 500.0, "training_episode_steps": 200},
-    **{"hold_dropped": True, "frame_stack": 64, "hidden": (128,), "n_envs": 256},
+    **{"hold_dropped": True, "frame_stack": 128, "hidden": (), "n_envs": 256},
     **{"reward_scale": 0.05, "eval_freq": 1_000_000, "save_freq": 200_000},
     "n_eval_episodes": 400,
 }
@@ -69,12 +69,14 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         **{"teacher_coef": 5.0, "eval_freq": 40_960, "save_freq": 20_480},
     },
 }
-# Drawn in training in place of the preset's. Of the preset's episodes those with a heavy ball and
-# weak motors are few, short, and half of what an agent loses.
+# Drawn in training in place of the preset's. What an agent loses of the preset's episodes are those
+# with weak motors, and a heavy ball or, with a light one, a heavy plate and ring.
 HARDER: dict[str, dict[str, Any]] = {
     "BalancingPlate-v0": {
         "torque": {"normal": [0.55, 0.35, 0.55, 1.72], "operation": "scale"},
-        "ball_mass": {"normal": [2.4, 0.9, 0.43, 2.4], "operation": "scale"},
+        "ball_mass": {"uniform": [0.43, 2.4], "operation": "scale"},
+        "plate_mass": {"uniform": [0.58, 1.72], "operation": "scale"},
+        "ring_mass": {"uniform": [0.58, 1.72], "operation": "scale"},
     },
 }
 WITHOUT: dict[str, dict[str, Any]] = {

@@ -536,12 +536,22 @@ def test_every_entry_of_a_card_is_checked(saved, name):
 
 
 @pytest.mark.parametrize("name", ["frame_stack", "action_repeat"])
-@pytest.mark.parametrize("value", [0, -1, 65, 10**30, 1.0, True, "1", [1], float("nan")], ids=repr)
+@pytest.mark.parametrize("value", [0, -1, 257, 10**30, 1.0, True, "1", [1], float("nan")], ids=repr)
 def test_other_stacks_and_repeats_are_refused(saved, name, value):
     """Neither a number that no setting may have, nor what is no whole number."""
     rewrite(saved, settings=None, **{name: value})
     with pytest.raises(CheckpointError):
         load_agent(ENV_ID, saved)
+
+
+def test_the_longest_stack(tmp_path):
+    """An agent of as many frames as a setting may have is loaded, and one of more is refused."""
+    for frames in (256, 257):
+        agent = new_agent(algorithm("dqn").policy, EnvConfig(ENV_ID, {}, frames), ())
+        agent.save(tmp_path / f"{frames}.json")
+    assert load_agent(ENV_ID, tmp_path / "256.json").env.frame_stack == 256
+    with pytest.raises(CheckpointError):
+        load_agent(ENV_ID, tmp_path / "257.json")
 
 
 def test_a_card_that_contradicts_itself_is_refused(saved):

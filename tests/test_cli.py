@@ -162,7 +162,7 @@ WRONG = {
     f"{EVALUATE} --env-kwargs force:0": "force=0 must be a number from 0.1 to 1000 N",
     f"{EVALUATE} --env-kwargs max_episode_steps:0": "max_episode_steps",
     f"{EVALUATE} --env-kwargs render_mode:human": "render_mode",
-    f"{TRAIN} -params frame_stack:0": "frame_stack=0 must lie from 1 to 64",
+    f"{TRAIN} -params frame_stack:0": "frame_stack=0 must lie from 1 to 256",
     f"{TRAIN} -params action_repeat:65": "action_repeat=65 must lie from 1 to 64",
     f"{TRAIN} --env-kwargs size:64": "unexpected keyword argument 'size'; legal: render_mode, ",
     f"{TRAIN_ON_PIXELS} --env-kwargs size:15": "size=15 must be a whole number from 16 to 512",

@@ -19,6 +19,7 @@ from bullet_envs.agents import ALGOS, algorithm, load_agent, new_agent
 from bullet_envs.agents.environment import EnvConfig
 from bullet_envs.agents.networks import (
     COLOR_GAIN,
+    HOP,
     LATEST,
     MAPS,
     POSITION_GAIN,
@@ -790,23 +791,25 @@ def test_what_was_dropped_is_held(env_id, frame_stack):
 
 
 def test_a_long_stack_is_seen_by_how_the_robot_responds():
-    """Mean products of all windows scale the features of the latest frames."""
+    """Mean products of windows, the last of which ends with the stack, scale linear features."""
     torch.manual_seed(0)
-    encoder = HistoryEncoder((40, 3))
-    stacks = torch.randn(5, 40, 3)
+    encoder = HistoryEncoder((43, 3))
+    stacks = torch.randn(5, 43, 3)
     products = []
-    for start in range(40 - WINDOW + 1):
-        window = stacks[:, start : start + WINDOW].flatten(1)
+    for end in range(43, WINDOW - 1, -HOP):
+        window = stacks[:, end - WINDOW : end].transpose(1, 2).flatten(1)
         left, right = (window @ encoder.factors.weight.T + encoder.factors.bias).chunk(2, 1)
         products.append(left * right)
-    scale = encoder.scale(encoder.norm(torch.stack(products).mean(0)))
+    assert len(products) == 4
+    scale = encoder.scale(torch.tanh(encoder.response(torch.stack(products).mean(0))))
     latest = encoder.latest(stacks[:, -LATEST:].flatten(1))
     features = encoder(stacks)
     assert features.shape == (5, encoder.outputs)
-    torch.testing.assert_close(features, torch.tanh(latest * (1 + scale)))
-    oldest = stacks.clone()
-    oldest[:, 0] += 1
-    assert not torch.equal(encoder(oldest), features)
+    torch.testing.assert_close(features, latest * (1 + scale))
+    for frame, is_seen in ((2, False), (3, True)):  # before the first window, and in it
+        changed = stacks.clone()
+        changed[:, frame] += 1
+        assert torch.equal(encoder(changed), features) is not is_seen
 
 
 @pytest.mark.parametrize("algo", DISCRETE)
