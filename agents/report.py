@@ -18,7 +18,6 @@ import gymnasium as gym
 import numpy as np
 
 from ..mp4 import find_ffmpeg
-from ..task import Task
 from . import validation
 from .checkpoints import write_atomically
 
@@ -43,7 +42,7 @@ def write(
     folder: Path,
     command: str,
 ) -> Path:
-    """Write ``report.json``, ``report.md``, ``report.html``, figures and videos into a folder.
+    """Write ``report.json``, ``report.md``, ``report.html`` and figures into a folder.
 
     Args:
         subject: the agent.
@@ -55,7 +54,6 @@ def write(
     Returns:
         The path of the HTML file.
     """
-    task, _ = subject.task_and_kind()
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     threshold = gym.spec(subject.env_id).reward_threshold
@@ -75,8 +73,10 @@ def write(
     if measured["heat_map"] is not None:
         _plot_heat_map(measured["heat_map"], figures / "heat_map.png")
     failures = [
-        _failure(subject, task, failure, folder, index)
-        for index, failure in enumerate(measured["failures"], 1)
+        _failure(failure, validation.Trace(**trace), folder, index)
+        for index, (failure, trace) in enumerate(
+            zip(measured["failures"], measured["traces"], strict=True), 1
+        )
     ]
     text = "\n\n".join(
         [
@@ -198,24 +198,20 @@ def _search(search: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _failure(
-    subject: validation.Subject, task: Task, failure: Mapping[str, Any], folder: Path, index: int
-) -> str:
-    name = f"failure-{index}"
-    trace = validation.record_failure(subject, failure, folder, name)
-    video = f"{name}-episode-0.mp4"
+def _failure(failure: Mapping[str, Any], trace: validation.Trace, folder: Path, index: int) -> str:
+    name, video = f"failure-{index}", validation.video_of(folder, index)
     _plot_trace(trace, folder / "figures" / f"{name}.png")
-    _draw_strip(folder / video, len(trace.times), folder / "figures" / f"{name}-strip.png")
+    _draw_strip(video, len(trace.times), folder / "figures" / f"{name}-strip.png")
     end = f"lost after {trace.times[-1]:.2f} s" if trace.terminated else "not lost"
     lines = [
         f"### {index}. Return {trace.episode_return:.1f}, {end}",
         f"Found by {failure['source']}.",
-        f"[![](figures/{name}-strip.png)]({video})",
+        f"[![](figures/{name}-strip.png)]({video.name})",
         f"![](figures/{name}.png)",
     ]
     if failure["options"]:
         lines.append(f"```json\n{json.dumps(failure['options'])}\n```")
-    lines.append(f"```console\nbullet-envs replay {folder / name}-episode-0.json\n```")
+    lines.append(f"```console\nbullet-envs replay {video.with_suffix('.json')}\n```")
     return "\n\n".join(lines)
 
 
@@ -264,17 +260,49 @@ def _plot_initial_states(measured: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def _panels(
+    count: int, height: float, gaps: tuple[float, float], **shared: Any
+) -> tuple[Any, list[Any]]:
+    """Return a figure with at least so many panels, and these; those that are left over are hidden.
+
+    Its margins are given: to find them, as constrained layout does, takes twice as long as all
+    else.
+
+    Args:
+        count: of the panels.
+        height: of a line of them (inches).
+        gaps: between columns and between lines (inches).
+        **shared: of ``Figure.subplots``.
+    """
+    from matplotlib.figure import Figure
+
+    lines = -(-count // COLUMNS)
+    size = 3.2 * COLUMNS, height * lines
+    figure = Figure(figsize=size)
+    left, right, top, bottom = 0.7, 0.15, 0.35, 0.65
+    panel_width = (size[0] - left - right - (COLUMNS - 1) * gaps[0]) / COLUMNS
+    panel_height = (size[1] - top - bottom - (lines - 1) * gaps[1]) / lines
+    figure.subplots_adjust(
+        left=left / size[0],
+        right=1 - right / size[0],
+        top=1 - top / size[1],
+        bottom=bottom / size[1],
+        wspace=gaps[0] / panel_width,
+        hspace=gaps[1] / panel_height,
+    )
+    panels = list(figure.subplots(lines, COLUMNS, squeeze=False, **shared).flat)
+    for panel in panels[count:]:
+        panel.axis("off")
+    return figure, panels[:count]
+
+
 def _plot_robustness(
     fields: Sequence[Mapping[str, Any]], threshold: float | None, path: Path
 ) -> None:
-    from matplotlib.figure import Figure
-
     if not fields:
         return
-    lines = -(-len(fields) // COLUMNS)
-    figure = Figure(figsize=(3.2 * COLUMNS, 2.5 * lines), layout="constrained")
-    panels = list(figure.subplots(lines, COLUMNS, squeeze=False, sharey=True).flat)
-    for panel, one in zip(panels, fields, strict=False):
+    figure, panels = _panels(len(fields), 2.5, (0.25, 0.75), sharey=True)
+    for panel, one in zip(panels, fields, strict=True):
         for colour, (name, of) in zip(COLOURS, one["agents"].items(), strict=False):
             points = of["points"]
             values = [point["value"] for point in points]
@@ -298,9 +326,7 @@ def _plot_robustness(
         panel.set_title(one["name"], fontsize=9)
         panel.set_xlabel(one["unit"], fontsize=8)
         panel.tick_params(labelsize=7)
-    for panel in panels[len(fields) :]:
-        panel.axis("off")
-    figure.axes[0].legend(fontsize=8, loc="lower left")
+    panels[0].legend(fontsize=8, loc="lower left")
     figure.supylabel("mean return", fontsize=9)
     figure.savefig(path, dpi=100)
 
@@ -328,23 +354,17 @@ def _plot_heat_map(heat: Mapping[str, Any], path: Path) -> None:
 
 
 def _plot_trace(trace: validation.Trace, path: Path) -> None:
-    from matplotlib.figure import Figure
-
     times = trace.times[-SHOWN_STEPS:]
     states = {name: of[-SHOWN_STEPS:] for name, of in trace.states.items()}
     moving = {name: of for name, of in states.items() if max(of) - min(of) > 0}
-    lines = -(-(len(moving) + 1) // COLUMNS)
-    figure = Figure(figsize=(3.2 * COLUMNS, 1.9 * lines), layout="constrained")
-    panels = list(figure.subplots(lines, COLUMNS, squeeze=False, sharex=True).flat)
+    figure, panels = _panels(len(moving) + 1, 1.9, (0.55, 0.35), sharex=True)
     for panel, (name, values) in zip(panels, moving.items(), strict=False):
         panel.plot(times, values, color=COLOURS[0], linewidth=1.2)
         panel.set_title(name, fontsize=9)
     actions = np.array(trace.actions)[1 - SHOWN_STEPS :]
     for column in actions.T:
-        panels[len(moving)].step(times[:-1], column, where="post", linewidth=1)
-    panels[len(moving)].set_title("action", fontsize=9)
-    for panel in panels[len(moving) + 1 :]:
-        panel.axis("off")
+        panels[-1].step(times[:-1], column, where="post", linewidth=1)
+    panels[-1].set_title("action", fontsize=9)
     for panel in panels:
         panel.tick_params(labelsize=7)
     figure.supxlabel("time (s)", fontsize=9)
@@ -356,7 +376,7 @@ def _draw_strip(video: Path, frames: int, path: Path) -> None:
     chosen = np.unique(np.linspace(0, frames - 1, validation.STRIP_FRAMES).round().astype(int))
     selected = "+".join(f"eq(n\\,{index})" for index in chosen)
     tiles = f"tile={len(chosen)}x1:padding=2:color=gray"
-    filters = f"select={selected},scale=iw/2:-2,{tiles}"
+    filters = f"select={selected},scale={validation.STRIP_WIDTH}:-2,{tiles}"
     output = ["-vf", filters, "-frames:v", "1", "-y", str(path)]
     subprocess.run([find_ffmpeg(), "-i", str(video), *output], check=True, capture_output=True)
 

@@ -7,12 +7,14 @@ whoever does them.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import json
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,8 @@ NOMINAL = ("returns", "lengths", "terminated")
 FAILURES = 3
 DISTINCT = 0.25  # of the range of a value by which two failures must differ
 DEFAULT_RANGE = 0.2  # of the nominal value of a parameter, where the task has no preset
-FRAME_WIDTH = 640  # pixels, of the videos of failures
-STRIP_FRAMES = 6
+STRIP_FRAMES, STRIP_WIDTH = 6, 320  # pixels of each
+MALLOC_OPTIONS = {-1: 2**30, -3: 2**25}  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Size:
         rounds: of the search for failures.
         stride: one of so many values of a field is tried.
         refinements: of a margin, see :func:`sweep`.
+        width: of the videos of failures, in pixels.
     """
 
     nominal: int
@@ -68,10 +71,11 @@ class Size:
     rounds: int
     stride: int = 1
     refinements: int = REFINEMENTS
+    width: int = 640
 
 
-FULL, QUICK = Size(1000, 100, 40, 25), Size(100, 10, 5, 5, 2, 1)
-PIXELS, QUICK_PIXELS = Size(300, 40, 20, 10), Size(40, 5, 5, 2, 2, 1)
+FULL, QUICK = Size(1000, 100, 40, 25), Size(100, 5, 5, 4, 2, 1, 320)
+PIXELS, QUICK_PIXELS = Size(300, 40, 20, 10), Size(40, 5, 5, 2, 2, 1, 320)
 
 
 @dataclass(frozen=True)
@@ -261,18 +265,22 @@ class Cells:
     def __contains__(self, key: str) -> bool:
         return key in self._cells
 
+    def discard(self, key: str) -> None:
+        """Forget a result, if there is one."""
+        self._cells.pop(key, None)
+
     def add(self, key: str, result: Any) -> None:
         """Keep a result."""
         self._cells[key] = json.loads(json.dumps(result))
         kept = {"identity": self._identity, "cells": self._cells}
         write_atomically(self._path, json.dumps(kept).encode())
 
-    def measure(self, jobs: Sequence[Job], workers: int, title: str) -> None:
+    def measure(self, jobs: Sequence[Job], pool: ProcessPoolExecutor | None, title: str) -> None:
         """Do the jobs that have not been done.
 
         Args:
             jobs: in the order in which they are begun.
-            workers: processes.
+            pool: what does them, None to do them here.
             title: of the progress bar.
 
         Raises:
@@ -284,24 +292,31 @@ class Cells:
         with progress_bar(
             total=len(jobs), initial=len(jobs) - len(missing), desc=title, unit="cell"
         ) as bar:
-            for key, result in _results(missing, workers):
+            for key, result in _results(missing, pool):
                 self.add(key, result)
                 bar.update()
 
 
-def _results(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Any]]:
-    if workers == 1:
+def _results(jobs: Sequence[Job], pool: ProcessPoolExecutor | None) -> Iterator[tuple[str, Any]]:
+    if pool is None:
         for job in jobs:
             yield job.key, job.measure(*job.arguments)
         return
+    running = {pool.submit(job.measure, *job.arguments): job.key for job in jobs}
+    for future in as_completed(running):
+        yield running[future], future.result()
+
+
+@contextlib.contextmanager
+def processes(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Have processes, which an exception or Ctrl-C ends at once; None for a single one."""
+    if workers == 1:
+        yield None
+        return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, _begin_worker) as pool:
-        running = {pool.submit(job.measure, *job.arguments): job.key for job in jobs}
+    with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
         try:
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield running.pop(future), future.result()
+            yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -314,6 +329,19 @@ def _begin_worker() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the others
     torch.set_num_threads(1)
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what is freed, where it is glibc.
+
+    Each evaluation makes engines of 30 MB, and most of that time (up to 20 of 25 ms) is for pages
+    that the kernel gives and takes.
+    """
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        set_option = ctypes.CDLL(None).mallopt
+        for option, size in MALLOC_OPTIONS.items():
+            set_option(option, size)
 
 
 def identity_of(subject: Subject, agent: Agent, size: Size) -> dict[str, Any]:
@@ -373,47 +401,57 @@ def measure(
     identity = identity_of(subject, agent, size)
     cells = Cells(folder / "cells.json", identity)
     compared = {name: of for name, of in subjects.items() if name in (agent.name, "lqr")}
-    unperturbed = [
-        Job(f"nominal/{name}", nominal, (of, size.nominal)) for name, of in subjects.items()
-    ]
-    cells.measure(unperturbed, workers, "without further perturbation")
-    played = {name: cells[f"nominal/{name}"] for name in subjects}
-    jobs = [
-        *(
-            Job(f"robustness/{one.name}/{name}", robustness, (of, one.name, size, played[name]))
-            for one in fields
-            for name, of in compared.items()
-        ),
+    first_jobs = [
+        *(Job(f"nominal/{name}", nominal, (of, size.nominal)) for name, of in subjects.items()),
         *(
             Job(f"failures/{name}", adversary, (subject, size.rounds, adapts))
             for name, adapts in ADVERSARIES.items()
         ),
     ]
-    cells.measure(jobs, workers, "measuring")
-    swept = {
-        one.name: {name: cells[f"robustness/{one.name}/{name}"] for name in compared}
-        for one in fields
-    }
-    chosen = heat_map or most_telling(fields, parameters, swept, agent.name)
-    heat: dict[str, Any] | None = None
-    if chosen is not None:
-        first, second = (next(one for one in fields if one.name == name) for name in chosen)
-        rows = [
-            Job(
-                f"heat/{'/'.join(chosen)}/{value}",
-                heat_map_row,
-                (subject, chosen, value, size),
-            )
-            for value in grid_of(second)
+    with processes(workers) as pool:
+        cells.measure(first_jobs, pool, "episodes and search")
+        played = {name: cells[f"nominal/{name}"] for name in subjects}
+        ranges, _ = searched(subject)
+        found = {name: cells[f"failures/{name}"] for name in ADVERSARIES}
+        failures = worst_episodes(subject, played[agent.name], found, ranges)
+        videos = [
+            Job(f"video/{index}", record_failure, (subject, failure, folder, index, size.width))
+            for index, failure in enumerate(failures, 1)
         ]
-        cells.measure(rows, workers, "heat map")
-        heat = {
-            "parameters": list(chosen),
-            "values": [grid_of(first), grid_of(second)],
-            "means": [cells[row.key] for row in rows],
+        for index, job in enumerate(videos, 1):
+            if not video_of(folder, index).is_file():
+                cells.discard(job.key)
+        jobs = [
+            *videos,
+            *(
+                Job(f"robustness/{one.name}/{name}", robustness, (of, one.name, size, played[name]))
+                for one in fields
+                for name, of in compared.items()
+            ),
+        ]
+        cells.measure(jobs, pool, "videos and perturbations")
+        swept = {
+            one.name: {name: cells[f"robustness/{one.name}/{name}"] for name in compared}
+            for one in fields
         }
-    ranges, _ = searched(subject)
-    found = {name: cells[f"failures/{name}"] for name in ADVERSARIES}
+        chosen = heat_map or most_telling(fields, parameters, swept, agent.name)
+        heat: dict[str, Any] | None = None
+        if chosen is not None:
+            first, second = (next(one for one in fields if one.name == name) for name in chosen)
+            rows = [
+                Job(
+                    f"heat/{'/'.join(chosen)}/{value}",
+                    heat_map_row,
+                    (subject, chosen, value, size),
+                )
+                for value in grid_of(second)
+            ]
+            cells.measure(rows, pool, "heat map")
+            heat = {
+                "parameters": list(chosen),
+                "values": [grid_of(first), grid_of(second)],
+                "means": [cells[row.key] for row in rows],
+            }
     return {
         "identity": identity,
         "nominal": played,
@@ -435,7 +473,8 @@ def measure(
             "episodes": {name: len(of) for name, of in found.items()},
             "lost": {name: sum(one["terminated"] for one in of) for name, of in found.items()},
         },
-        "failures": worst_episodes(subject, played[agent.name], found, ranges),
+        "failures": failures,
+        "traces": [cells[job.key] for job in videos],
     }
 
 
@@ -524,6 +563,11 @@ def worst_episodes(
     return [{name: one[name] for name in names} for one in chosen]
 
 
+def video_of(folder: Path, index: int) -> Path:
+    """Return the path of the video of a failure; the JSON beside it replays it."""
+    return folder / f"failure-{index}-episode-0.mp4"
+
+
 @dataclass(frozen=True)
 class Trace:
     """What happened in an episode, an entry for each environment step and one at the beginning.
@@ -543,26 +587,33 @@ class Trace:
     episode_return: float
 
 
-def record_failure(subject: Subject, failure: Mapping[str, Any], folder: Path, name: str) -> Trace:
-    """Record a video of an episode with the JSON that replays it, and return what happened.
+def record_failure(
+    subject: Subject, failure: Mapping[str, Any], folder: Path, index: int, width: int
+) -> dict[str, Any]:
+    """Record a video of an episode with the JSON that replays it.
 
     Args:
         subject: the agent.
         failure: how to begin: see :func:`worst_episodes`.
         folder: of the video.
-        name: of the video, ``<name>-episode-0.mp4``.
+        index: of the failure, from 1: see :func:`video_of`.
+        width: of the video, in pixels.
+
+    Returns:
+        The fields of a :class:`Trace`.
     """
+    name = f"failure-{index}"
+    for part in folder.glob(f"{name}-*.part.*"):  # of a process that was ended while it recorded
+        part.unlink()
     agent = searched(subject)[1] if failure["options"] else subject.load()
-    bare = agent.env.make_bare(render_mode="rgb_array")
     recorder = Recorder(
-        bare,
+        agent.env.make_bare(render_mode="rgb_array"),
         str(folder),
         name_prefix=name,
         agent_hash=agent.weights_hash,
         overlay=True,
         agent=agent.name,
-        drawing_processes=2,
-        width=FRAME_WIDTH,
+        width=width,
     )
     watched = _Traced(recorder)
     env = agent.env.wrap(watched)
@@ -572,7 +623,7 @@ def record_failure(subject: Subject, failure: Mapping[str, Any], folder: Path, n
         while not watched.ended:
             action, _ = agent.predict(observation, deterministic=True)
             observation, *_ = env.step(action)
-    return watched.trace
+    return asdict(watched.trace)
 
 
 class _Traced(gym.Wrapper[Any, Any, Any, Any]):

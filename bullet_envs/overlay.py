@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,14 @@ def overlay_of(
     return Overlay(title, agent, clock, episode_return, bare.commands(), notes, failure)
 
 
+@functools.lru_cache
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    """Return a font that remembers what it drew: most lines stay from frame to frame."""
+    font: Any = ImageFont.load_default(size)
+    font.getmask2 = functools.lru_cache(font.getmask2)
+    return font  # type: ignore[no-any-return]
+
+
 class _Pen:
     """Draws in the pixels of a frame that is ``WIDTH`` wide, smaller into a smaller one.
 
@@ -122,7 +131,7 @@ class _Pen:
 
     def write(self, place: Point, text: str, colour: Colour, size: float, anchor: str) -> None:
         """Write text of a size."""
-        font = ImageFont.load_default(self._scale * size)
+        font = _font(self._scale * size)
         self.draw.text(self._scaled([place])[0], text, colour, font, anchor=anchor)
 
     def line(self, start: Point, end: Point, colour: Colour, width: int) -> None:
@@ -173,7 +182,7 @@ def with_inset(frame: Frame, observation: Frame) -> Frame:
     image.paste(Image.fromarray(observation).resize((side, side), kind), (left, top))
     label = f"observation, {size} x {size} pixels"
     place = left + side / 2, top - 7
-    draw.text(place, label, INK, ImageFont.load_default(NOTE), anchor="ms")
+    draw.text(place, label, INK, _font(NOTE), anchor="ms")
     return np.asarray(image)
 
 

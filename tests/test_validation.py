@@ -2,6 +2,8 @@
 
 import json
 import math
+import multiprocessing
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from bullet_envs.cli import main
 from bullet_envs.perturbations import VARIANTS, parse_perturbations
 from bullet_envs.tasks.cart_pole import CartPole
 
-SMALL = validation.Size(20, 3, 2, 1, refinements=1)
+SMALL = validation.Size(20, 3, 2, 1, refinements=1, width=160)
 
 
 def task_of(env_id):
@@ -282,10 +284,47 @@ def test_a_card_goes_on_and_is_repeated_to_the_bit(tmp_path, small, monkeypatch,
     assert json.dumps(first) == json.dumps(second)
     assert first["nominal"]["lqr"]["returns"] == [500.0] * 20
     assert set(first["nominal"]) == {"lqr", "random"}
+    # A video that is no longer there is recorded again, and what a killed process left is removed.
+    video = validation.video_of(tmp_path / "a", 1)
+    video.unlink()
+    part = video.with_name(f"{video.stem}.1-2.part.mp4")
+    part.touch()
+    assert json.dumps(validation.measure(subject, tmp_path / "a", quick=True)) == json.dumps(first)
+    assert video.is_file() and not part.exists()
     # Another agent's cells are not taken for its own.
     validation.measure(replace(subject, agent="random"), tmp_path / "a", quick=True)
     identity = json.loads((tmp_path / "a" / "cells.json").read_text())["identity"]
     assert identity["agent"] == "random"
+
+
+def _fail_after_a_second():
+    time.sleep(1)
+    raise ValueError("of a cell")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cells_are_measured_by_any_number_of_processes(tmp_path, workers):
+    """What was done is kept when a cell raises, and no process goes on after it."""
+    jobs = [validation.Job(str(n), math.sqrt, (n,)) for n in (4, 9, 16)]
+    cells = validation.Cells(tmp_path / "cells.json", {})
+    with validation.processes(workers) as pool:
+        cells.measure(jobs, pool, "roots")
+        cells.measure(jobs, None, "none is missing")
+    assert [cells[job.key] for job in jobs] == [2.0, 3.0, 4.0]
+    more = [
+        validation.Job("bad", _fail_after_a_second, ()),
+        *(validation.Job(f"sleep{n}", time.sleep, (60,)) for n in range(workers - 1)),
+    ]
+    begun = time.monotonic()
+    with (
+        pytest.raises(ValueError, match="of a cell"),
+        validation.processes(workers) as pool,
+    ):
+        cells.measure(more, pool, "one fails")
+    while multiprocessing.active_children():
+        assert time.monotonic() - begun < 50
+        time.sleep(0.1)
+    assert validation.Cells(tmp_path / "cells.json", {})["16"] == 4.0
 
 
 @pytest.mark.slow
