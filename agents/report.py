@@ -326,7 +326,8 @@ def _plot_robustness(
         panel.set_title(one["name"], fontsize=9)
         panel.set_xlabel(one["unit"], fontsize=8)
         panel.tick_params(labelsize=7)
-    panels[0].legend(fontsize=8, loc="lower left")
+    labels = panels[0].get_legend_handles_labels()
+    figure.legend(*labels, loc="lower left", ncols=len(COLOURS), fontsize=9, frameon=False)
     figure.supylabel("mean return", fontsize=9)
     figure.savefig(path, dpi=100)
 
