@@ -74,7 +74,7 @@ class Size:
     width: int = 640
 
 
-FULL, QUICK = Size(1000, 100, 40, 25), Size(100, 5, 5, 4, 2, 1, 320)
+FULL, QUICK = Size(1000, 60, 40, 25), Size(100, 5, 5, 4, 2, 1, 320)
 PIXELS, QUICK_PIXELS = Size(300, 40, 20, 10), Size(40, 5, 5, 2, 2, 1, 320)
 
 
