@@ -69,17 +69,22 @@ class Distribution:
         low, high = map(math.log, self.numbers) if self.kind == "log_uniform" else self.numbers
         return low, high - low
 
+    def quantile(self, share: float) -> float:
+        """Return the value below which a share of them lies; of uniform and log-uniform ones."""
+        start, span = self._start_and_span
+        number = start + span * share
+        if self.kind == "uniform":
+            return number
+        low, high = self.numbers
+        return min(max(math.exp(number), low), high)
+
     def sample(self, rng: np.random.Generator) -> float:
         """Return a value."""
         if self.kind == "constant":
             return self.numbers[0]
         if self.kind != "normal":
             # The numbers of Generator.uniform, to the bit, in a third of its time.
-            start, span = self._start_and_span
-            number = start + span * rng.random()
-            if self.kind == "uniform":
-                return number
-            return min(max(math.exp(number), self.low), self.high)
+            return self.quantile(rng.random())
         mean, std, low, high = self.numbers
         while not low <= (value := float(rng.normal(mean, std))) <= high:
             pass

@@ -281,9 +281,7 @@ class ContactFreeScene:
         self._width = len(joints)
         self._joints = self._body.joints(*joints)
         self._centres: dict[tuple[int, str], Sequence[float]] = {}
-        self._given: dict[
-            tuple[int, str], Any
-        ] = {}  # masses and dampings, to be set if they change
+        self._given: dict[tuple[int, str], Any] = {}  # to the links, to be set if it changes
         driven = self._body.joints(*(actuator.joint for actuator in actuators))
         self.act = functools.partial(self._body.apply, driven)
         self.state = functools.partial(self._body.joint_states, self._joints)
@@ -301,33 +299,29 @@ class ContactFreeScene:
         """Return what the file says of a link."""
         return self._links[name]
 
-    def set_mass(
+    def set_link(
         self,
         index: int,
         link: str,
         mass: float,
         inertia: Sequence[float],
+        damping: float,
         centre: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> None:
-        """Replace mass (kg) and moments of inertia (kg·m²) of a link.
+        """Replace mass and moments of inertia of a link, and the damping of its joint.
 
         Args:
             index: of the sub-environment.
             link: its name.
             mass: kg.
             inertia: about its own x, y and z (kg·m²).
+            damping: viscous, of the joint that the link hangs on (N·s/m or N·m·s/rad).
             centre: where a push acts, from the centre of mass that the file gives it (m).
         """
-        given = (mass, inertia, centre)
+        given = (mass, inertia, damping, centre)
         if self._given.get((index, link)) != given:
-            self._body.set_mass(link, mass, inertia, index)
+            self._body.set_mass_and_damping(link, mass, inertia, damping, index)
             self._given[index, link], self._centres[index, link] = given, centre
-
-    def set_damping(self, index: int, joint: str, damping: float) -> None:
-        """Replace the viscous damping of a joint (N·s/m or N·m·s/rad)."""
-        if self._given.get((index, joint)) != damping:
-            self._body.set_damping(joint, damping, index)
-            self._given[index, joint] = damping
 
     def push(self, index: int, link: str, force: Sequence[float]) -> None:
         """Push a link in the next step of the world (N, world axes)."""

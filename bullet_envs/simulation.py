@@ -76,18 +76,21 @@ class Simulation:
 
     def set_task(self, index: int, task: Task) -> None:
         """Give a sub-environment the parameters of a task, before it is placed in a state."""
-        for number, (world, scene, indices) in enumerate(self._worlds):
-            if index not in indices:
-                continue
-            of_world = self._tasks[number]
-            if any(getattr(of_world, name) != getattr(task, name) for name in self._rebuilding):
-                world.close()
-                self._worlds[number] = (*self._build(task, 1), indices)
-                self._tasks[number] = task
-                self._look_up()
-            else:
-                task.set_parameters(scene, index - indices.start)
-            return
+        for number, (_, _, indices) in enumerate(self._worlds):
+            if index in indices:
+                self._set_task(number, index, task)
+
+    def _set_task(self, number: int, index: int, task: Task) -> None:
+        """Give parameters to a sub-environment of a world."""
+        world, scene, indices = self._worlds[number]
+        of_world = self._tasks[number]
+        if any(getattr(of_world, name) != getattr(task, name) for name in self._rebuilding):
+            world.close()
+            self._worlds[number] = (*self._build(task, 1), indices)
+            self._tasks[number] = task
+            self._look_up()
+        else:
+            task.set_parameters(scene, index - indices.start)
 
     def push(self, index: int, link: str, force: Sequence[float]) -> None:
         """Push a body of a sub-environment in the next step of its world (N, world axes).
@@ -158,9 +161,9 @@ class Simulation:
                     _push(scene, indices, forces)
                 world.step()
             if tasks:
-                for index in indices:
-                    if index in tasks:
-                        self.set_task(index, tasks[index])
+                for index, task in tasks.items():
+                    if index in indices:
+                        self._set_task(number, index, task)
                 _, scene, _ = self._worlds[number]
             if then_set:
                 # Here, while the world is in the processor's cache, this takes half the time.

@@ -47,7 +47,7 @@ class Results:
         terms: of the reward by name, empty where it has none; float64.
         info: ``task.info`` of the states, by name.
         final_info: of episodes that the latest step ended, with ``SAME_STEP``.
-        parameters: the perturbed ones of the present episodes, by name; float64.
+        parameters: the perturbed ones of the present episodes, one column each; float64.
     """
 
     commands: Array
@@ -60,7 +60,7 @@ class Results:
     terms: dict[str, Array]
     info: dict[str, Array]
     final_info: dict[str, Array]
-    parameters: dict[str, Array]
+    parameters: Array
 
     @staticmethod
     def make(
@@ -85,7 +85,7 @@ class Results:
             terms={name: allocate((), np.float64) for name in terms},
             info={name: allocate((), dtype) for name, dtype in info.items()},
             final_info={name: allocate((), dtype) for name, dtype in info.items()},
-            parameters={name: allocate((), np.float64) for name in perturbations.parameters},
+            parameters=allocate((len(perturbations.parameters),), np.float64),
         )
 
     def part(self, rows: slice) -> Results:
@@ -304,8 +304,7 @@ class SubEnvironments:
                 episode = self._episodes[index]
                 episode.restore(one["episode"], self.generators[index][0])
                 self._gains[index] = episode.gains
-                for name, value in episode.parameters.items():
-                    self.results.parameters[name][index] = value
+                self.results.parameters[index] = list(episode.parameters.values())
         self._is_running = True
         self._ready(resynchronize=True)
         self._write_info()
@@ -374,8 +373,7 @@ class SubEnvironments:
         episode = self._episodes[index]  # type: ignore[index]
         task = episode.begin(rng, parameters)
         self._gains[index] = episode.gains
-        for name, value in episode.parameters.items():
-            self.results.parameters[name][index] = value
+        self.results.parameters[index] = list(episode.parameters.values())
         return task.sample_initial_state(rng) if state is None else state
 
     def _sample_initial_state(self, index: int) -> State:

@@ -359,10 +359,15 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
 
     def _parameters(self, begun: Array) -> dict[str, Any]:
         """Return the info with the parameters of sub-environments whose episode begins."""
-        parameters = self._envs.results.parameters
-        if not parameters or not begun.any():
+        names = self.perturbations.parameters
+        if not names or not begun.any():
             return {}
-        return {"parameters": _masked(parameters, begun), "_parameters": begun.copy()}
+        info: dict[str, Any] = {}
+        values = np.where(begun, self._envs.results.parameters.T, 0.0)
+        for name, value in zip(names, values, strict=True):
+            info[name] = value
+            info[f"_{name}"] = begun.copy()
+        return {"parameters": info, "_parameters": begun.copy()}
 
     def _collect_frames(self, shown: Array, began: Array) -> None:
         """Add a frame for some sub-environments, as the only one where an episode began."""
@@ -371,9 +376,9 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             self._frames[index] = [*kept, self._frame(index)]
 
     def _frame(self, index: int) -> Array:
-        parameters = self._envs.results.parameters
-        of_index = {name: float(values[index]) for name, values in parameters.items()}
-        task = self.task.with_parameters(of_index) if parameters else self.task
+        values = self._envs.results.parameters[index].tolist()
+        of_index = dict(zip(self.perturbations.parameters, values, strict=True))
+        task = self.task.with_parameters(of_index) if of_index else self.task
         state = tuple(self._envs.results.states[index].tolist())
         image = self.observer.picture(state)
         if image is not None and self.perturbations.observes:

@@ -185,7 +185,8 @@ class UndeclaredDamping(CartPole):
     def build(self, world, num_envs):
         scene = super().build(world, num_envs)
         for index in range(num_envs):
-            scene.set_damping(index, "hinge", 0.001)
+            pole = scene.link("pole")
+            scene.set_link(index, "pole", pole.mass, pole.inertia, damping=0.001)
         return scene
 
 

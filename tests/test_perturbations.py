@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import PIXEL_IDS, STATE_IDS, assert_same, compare, sample
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from oracle import HEIGHT, plate_rates
 from robots import Shover
@@ -516,6 +517,27 @@ def test_infos_say_what_was_drawn(make_vec):
     envs = make_vec("BulletCartPole-v0", 3, perturbations=given)
     _, infos = envs.reset(options={"parameters": {"pole_mass": 0.123}})
     assert infos["parameters"]["pole_mass"].tolist() == [0.123] * 3
+
+
+@pytest.mark.parametrize(
+    "force",
+    [{"log_uniform": [0.5, 2.0]}, {"normal": [1.0, 0.2, 0.5, 2.0]}, 1.5],
+    ids=["uniform", "normal", "constant"],
+)
+def test_parameters_are_drawn_one_after_the_other(force):
+    """As they are named, whether or not all of an episode's numbers are drawn by one call."""
+    of = {
+        "pole_mass": {"uniform": [0.05, 0.2]},
+        "force": force if isinstance(force, float) else {**force, "operation": "scale"},
+        "cart_friction": {"uniform": [0.0, 0.5], "operation": "add"},
+    }
+    env = gym.make("BulletCartPole-v0", perturbations={"parameters": of})
+    draws = parse_perturbations({"parameters": of}, env.unwrapped.task, False).parameters
+    rng, _ = np_random(3)
+    _, info = env.reset(seed=3)
+    for name, draw in draws.items():
+        number = draw.distribution.sample(rng)
+        assert info["parameters"][name] == draw.value(getattr(env.unwrapped.task, name), number)
 
 
 @pytest.mark.parametrize(

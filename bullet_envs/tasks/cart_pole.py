@@ -299,8 +299,7 @@ class CartPole(Task):
                     f" {self.pole_length:g} with pole_mass={self.pole_mass:g}: it must be at least"
                     f" {mass - self.pole_mass:g} kg"
                 )
-        scene.set_mass(index, "pole", mass, (about_x, about_y, about_z), (0, 0, half - loaded))
+        of_pole = (about_x, about_y, about_z)
+        scene.set_link(index, "pole", mass, of_pole, self.pole_friction, (0, 0, half - loaded))
         of_cart = tuple(cart_mass / _CART.mass * one for one in _CART.inertia)
-        scene.set_mass(index, "cart", cart_mass, of_cart)
-        scene.set_damping(index, "slider", self.cart_friction)
-        scene.set_damping(index, "hinge", self.pole_friction)
+        scene.set_link(index, "cart", cart_mass, of_cart, self.cart_friction)
