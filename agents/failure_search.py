@@ -1,7 +1,7 @@
 """A search for initial states and parameters from which an agent fails.
 
 The cross-entropy method (Rubinstein and Kroese, "The cross-entropy method", 2004): normal
-distributions of all coordinates are fitted to the tenth of the episodes that went worst, again and
+distributions of all coordinates are fitted to the fifth of the episodes that went worst, again and
 again. Random sampling in the same ranges is what it is compared with.
 """
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..perturbations import VARIANTS
 from ..task import Task
 from .agent import Agent
+from .wrappers import REPEATS
 
 POPULATION = 40  # episodes played at once
 ELITE = 8
@@ -52,7 +53,7 @@ class Found:
         episode_return: undiscounted.
         length: in environment steps.
         terminated: whether the task ended it.
-        cost: mean square of the coordinates in units of the task's tolerances.
+        cost: mean square of the coordinates after each action, in units of the task's tolerances.
     """
 
     values: tuple[float, ...]
@@ -147,32 +148,36 @@ def _play(agent: Agent, envs: Any, ranges: Ranges, values: Array) -> list[Found]
     tolerances = np.array(task.tolerances)
     count = len(values)
     envs.reset(seed=0)
+    parameters: dict[str, npt.NDArray[Any]] = {}
     for index, row in enumerate(values):
         mask = np.arange(count) == index
-        observations, _ = envs.reset(
+        observations, info = envs.reset(
             seed=[0] * count,
             options={"reset_mask": mask, **options_of(task, ranges, row.tolist())},
         )
-    agent.policy.begin({}, count)
-    returns, costs, lengths = np.zeros(count), np.zeros(count), np.zeros(count, np.int64)
+        for name, of in info.get("parameters", {}).items():
+            parameters.setdefault(name, np.zeros(count, of.dtype))[index] = of[index]
+    agent.policy.begin({"parameters": parameters} if parameters else {}, count)
+    returns, costs = np.zeros(count), np.zeros(count)
+    lengths, actions_taken = np.zeros(count, np.int64), np.zeros(count, np.int64)
     terminated = np.zeros(count, np.bool_)
     live = np.ones(count, np.bool_)
     actions = np.zeros(envs.action_space.shape or (), envs.action_space.dtype)
-    repeat = agent.env.action_repeat
     while live.any():
         which = np.flatnonzero(live)
         actions[which] = agent.act(observations[which], True, which)
-        observations, rewards, ended_now, truncated, _ = envs.step(actions)
+        observations, rewards, ended_now, truncated, info = envs.step(actions)
         states = zip(*(column.tolist() for column in bare.state().values()), strict=True)
         columns = np.array([task.coordinates(state) for state in states], np.float64)
         returns[live] += rewards[live]
         costs[live] += np.square(columns / tolerances).mean(axis=1)[live]
-        lengths[live] += repeat
+        lengths[live] += info[REPEATS][live] if REPEATS in info else 1
+        actions_taken[live] += 1
         terminated |= ended_now & live
         live &= ~(ended_now | truncated)
     return [
-        Found(tuple(row), float(total), int(length), bool(lost), float(cost / length))
+        Found(tuple(row), float(total), int(length), bool(lost), float(cost))
         for row, total, length, lost, cost in zip(
-            values.tolist(), returns, lengths, terminated, costs, strict=True
+            values.tolist(), returns, lengths, terminated, costs / actions_taken, strict=True
         )
     ]

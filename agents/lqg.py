@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from ..perturbations import Distribution, Perturbations
+from ..perturbations import Distribution, Perturbations, column_scales
 from ..simulation import Simulation
 from ..task import Task
 from .lqr import Array, flat_observation, linearise, observation_model, regulate
@@ -223,7 +223,7 @@ def _t(matrices: Array) -> Array:
 
 def _noise(task: Task, of: Perturbations, bent: Array) -> Array:
     """Return the variance of each column of the observation, in its own units."""
-    scale = np.array(task.observation_scale or (1.0,) * len(bent))
+    scale = np.array(column_scales(task, len(bent)))
     variance = bent + 1e-12
     if of.noise:
         variance += np.square(np.array(of.noise) / scale)

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from ..mp4 import find_ffmpeg
@@ -56,7 +55,7 @@ def write(
     """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    threshold = gym.spec(subject.env_id).reward_threshold
+    threshold = subject.reward_threshold
     tables = {name: validation.nominal_figures(of) for name, of in measured["nominal"].items()}
     data = {
         "command": command,
@@ -112,6 +111,7 @@ def _head(identity: Mapping[str, Any], command: str) -> list[str]:
         )
     rows += [
         ("versions", ", ".join(f"{name} {of}" for name, of in identity["versions"].items() if of)),
+        ("machine", identity["machine"]),
         ("made by", f"`{command}`"),
     ]
     return [f"# Report card: {identity['agent']} on {identity['env_id']}", _table(("", ""), rows)]

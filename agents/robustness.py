@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from ..perturbations import column_names, for_observer
+from ..perturbations import column_names, column_scales, for_observer
 from ..task import Task
 from .evaluation import Evaluation
 from .statistics import mean_interval
@@ -170,7 +170,6 @@ def column_spreads(env: gym.Env[Any, Any]) -> list[float]:
     """
     bare: Any = env.unwrapped
     task: Task = bare.task
-    scale = task.observation_scale
     columns = []
     env.action_space.seed(0)
     for seed in range(RANDOM_EPISODES):
@@ -181,10 +180,7 @@ def column_spreads(env: gym.Env[Any, Any]) -> list[float]:
             if terminated or truncated:
                 break
     spreads = np.std(np.array(columns, np.float64), axis=0)
-    if isinstance(scale, Mapping):
-        entries: Any = task.observation_space
-        scale = [number for entry in entries.spaces for number in scale[entry]]
-    return [float(spread) for spread in spreads * np.array(scale or 1.0)]
+    return [float(spread) for spread in spreads * np.array(column_scales(task, len(spreads)))]
 
 
 def merged(base: Any, added: Mapping[str, Any], task: Task, is_image: bool) -> dict[str, Any]:

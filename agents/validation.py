@@ -12,6 +12,7 @@ import ctypes
 import functools
 import json
 import multiprocessing
+import platform
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,7 +27,7 @@ from .. import Recorder
 from ..perturbations import parse_perturbations
 from ..progress import progress_bar
 from ..task import Task
-from ..versions import versions
+from ..versions import processor, versions
 from .agent import Agent
 from .checkpoints import write_atomically
 from .environment import EnvConfig
@@ -101,6 +102,11 @@ class Subject:
             task, is_image = self.task_and_kind()
             kwargs["perturbations"] = merged(kwargs.get("perturbations"), added, task, is_image)
         return load_agent(self.env_id, self.agent, **kwargs)
+
+    @property
+    def reward_threshold(self) -> float | None:
+        """The return from which an episode counts as solved, None where there is none."""
+        return EnvConfig(self.env_id, self.env_kwargs).reward_threshold
 
     def task_and_kind(self) -> tuple[Task, bool]:
         """Return the task, and whether images of it are observed."""
@@ -179,7 +185,7 @@ def robustness(
     return sweep(
         play,
         subject.field(name).every(size.stride),
-        gym.spec(subject.env_id).reward_threshold,
+        subject.reward_threshold,
         unperturbed,
         size.refinements,
     )
@@ -355,6 +361,7 @@ def identity_of(subject: Subject, agent: Agent, size: Size) -> dict[str, Any]:
         "training": agent.facts,
         "episodes": asdict(size),
         "versions": versions(names),
+        "machine": f"{processor()}, {platform.system()}",
     }
 
 

@@ -10,7 +10,6 @@ import functools
 import importlib
 import importlib.util
 import json
-import platform
 import pstats
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from .engine.silence import p
 from .progress import progress_bar
 from .registration import env_ids, load_task, registered
 from .renderer import Renderer
-from .versions import versions
+from .versions import processor, versions
 
 CART_POLE = "BulletCartPole-v0"  # what other suites have too
 BURST = 25  # actions of a single environment between resets; by turns, they end no episode
@@ -192,15 +191,7 @@ def machine() -> str:
     names = ("gymnasium", "numpy", "pybullet")
     of_python, *rest = versions(names).items()
     libraries = ", ".join(f"{name} {version}" for name, version in rest)
-    return f"{count_cores()} cores of {_processor()}, Python {of_python[1]}, {libraries}"
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.machine()
+    return f"{count_cores()} cores of {processor()}, Python {of_python[1]}, {libraries}"
 
 
 def sections() -> list[Section]:

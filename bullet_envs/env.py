@@ -73,8 +73,10 @@ class BulletEnv(gym.Env[Observation, Any]):
         self.observation_space = self.observer.space
         self._decode = ActionDecoder(self.task).decode
         self._episode: PerturbedEpisode | None = None
+        self._perturbed_by: str | None = None  # for snapshots
         if perturbations is not None:
             self._episode = PerturbedEpisode(self.task, self.perturbations, self.observation_space)
+            self._perturbed_by = repr(self.perturbations)
         # Looked up once, for a step that takes 7 microseconds.
         self._observe = self.observer.observe
         self._is_terminated = self.task.terminated
@@ -99,8 +101,8 @@ class BulletEnv(gym.Env[Observation, Any]):
     @skip_observations.setter
     def skip_observations(self, value: bool) -> None:
         self._skips_observations = value
-        # One look in a step of 7 microseconds, in place of four. Without more, the reward is 1.
-        self._has_more = value or self._has_info or self._has_reward or self._is_watched
+        # One look in a step of 7 microseconds, in place of three. Without more, the reward is 1.
+        self._has_more = value or self._has_info or self._has_reward
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -137,13 +139,14 @@ class BulletEnv(gym.Env[Observation, Any]):
             raise
         self._terminated = False
         self._command = None
-        if self._is_watched:
-            self.render()
         info = _plain(self.task.info(self._state)) if self._has_info else {}
         if self.perturbations.parameters:
             info["parameters"] = self._episode.parameters  # type: ignore[union-attr]
         self._latest = None
-        return self.observation(), info
+        observation = self.observation()
+        if self._is_watched:
+            self.render()
+        return observation, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Act for one control period.
@@ -193,15 +196,18 @@ class BulletEnv(gym.Env[Observation, Any]):
         if self._has_more:
             if self._has_info:
                 info.update(_plain(self.task.info(next_state)))
-            if self._is_watched:
-                self.render()
             if self._skips_observations and not (terminated or self.perturbations.observes):
+                if self._is_watched:
+                    self.render()
                 # A new object, since users keep observations.
                 return copy.deepcopy(self._latest), reward, False, False, info
-        if self._episode is not None:
+        if self._episode is None:
+            self._latest = observation = self._observe(next_state)
+        else:
             self._latest = None
-            return self.observation(), reward, terminated, False, info
-        self._latest = observation = self._observe(next_state)
+            observation = self.observation()
+        if self._is_watched:
+            self.render()
         return observation, reward, terminated, False, info
 
     def _step_perturbed(self, command: Sequence[float]) -> State:
@@ -228,7 +234,7 @@ class BulletEnv(gym.Env[Observation, Any]):
         state: State = self._state  # type: ignore[assignment]
         if self._episode is None:
             self._latest = self._observe(state)
-        elif self._latest is None:
+        elif self._latest is None or not self.perturbations.observes:
             seen = self.observer.observe_episode(state, self._episode)
             self._latest = self._episode.observe(self.np_random, seen)
         else:  # sensors are read once
@@ -284,11 +290,11 @@ class BulletEnv(gym.Env[Observation, Any]):
             "observation": snapshots.of_array(self._latest),
             "episode": None if self._episode is None else self._episode.snapshot(),
         }
-        return snapshots.make(self.task, [taken])
+        return snapshots.make(self.task, self._perturbed_by, [taken])
 
     def restore(self, taken: Any) -> None:
         """Go on where another environment was, see :func:`~bullet_envs.snapshots.restore`."""
-        (one,) = snapshots.check(taken, self.task, 1)
+        (one,) = snapshots.check(taken, self.task, self._perturbed_by, 1)
         generator, seed = snapshots.to_generator(one["generator"])
         self.np_random, self._np_random_seed = generator, seed
         if self._episode is not None:
@@ -343,11 +349,14 @@ class BulletEnv(gym.Env[Observation, Any]):
         """
         self._require_running("picture")
         state: State = self._state  # type: ignore[assignment]
-        image = self.observer.picture(state)
         if self._episode is None:
-            return Picture(self.task, state, image)
-        if image is not None and self._latest is not None:
-            image = self._latest  # with what perturbs it
+            return Picture(self.task, state, self.observer.picture(state))
+        image: Any = None
+        if self.observation_space.dtype == np.uint8:
+            sees_more = self.perturbations.observes  # than the state: what was last observed
+            image = (
+                self._latest if sees_more else self.observer.observe_episode(state, self._episode)
+            )
         return Picture(self._episode.task, state, image)
 
     def close(self) -> None:

@@ -260,6 +260,11 @@ class Perturbations:
         of_images = self.image_noise or self.brightness or self.camera
         return bool(self.observation_delay or self.noise or self.bias or faults or of_images)
 
+    def decides_observations(self, task: Task, is_image: bool) -> bool:
+        """Whether an observation depends on more than the state."""
+        sizes = [one.name for one in task.parameters if one.visible] if is_image else []
+        return self.observes or any(name in self.parameters for name in sizes)
+
 
 def parse_perturbations(given: Any, task: Task, is_image: bool) -> Perturbations:
     """Return the perturbations that a keyword asks for.
@@ -497,3 +502,12 @@ def column_names(task: Task) -> list[str]:
             for name in (names[entry] if isinstance(names, Mapping) else range(box.shape[0]))  # type: ignore[index]
         ]
     return list(names)
+
+
+def column_scales(task: Task, count: int) -> Sequence[float]:
+    """Return what each of ``count`` columns of an observation is divided by (SI units)."""
+    scale = task.observation_scale
+    if isinstance(scale, Mapping):
+        entries: Any = task.observation_space
+        return [number for entry in entries.spaces for number in scale[entry]]
+    return scale or (1.0,) * count

@@ -13,7 +13,15 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from .checks import require, shorten
-from .perturbations import VARIANTS, WHEN, Fault, ParameterDraw, Perturbations, Push
+from .perturbations import (
+    VARIANTS,
+    WHEN,
+    Fault,
+    ParameterDraw,
+    Perturbations,
+    Push,
+    column_scales,
+)
 from .snapshots import of_array, to_array
 
 if TYPE_CHECKING:
@@ -202,7 +210,7 @@ class _Sensors:
             self._low, self._high = flat.low, flat.high
             self._count = len(flat.low)
             # From SI units to those of the observation.
-            self._units = 1 / np.array(_flat_scale(task, self._count))
+            self._units = 1 / np.array(column_scales(task, self._count))
             self._noise = np.array(of.noise) * self._units if of.noise else None
         self._bias = np.zeros(self._count)
         self._brightness = 1.0
@@ -287,14 +295,6 @@ def _copy(observation: Observation) -> Observation:
     return observation.copy() if isinstance(observation, np.ndarray) else copy.deepcopy(observation)
 
 
-def _flat_scale(task: Task, count: int) -> Sequence[float]:
-    scale = task.observation_scale
-    if isinstance(scale, Mapping):
-        entries: Any = task.observation_space
-        return [number for entry in entries.spaces for number in scale[entry]]
-    return scale or (1.0,) * count
-
-
 class _Faults:
     """Which columns fail, each for some control periods."""
 
@@ -367,7 +367,8 @@ class _RunningPush:
             size = push.force.sample(rng)
             x, y, z = direction
             self._force = (size * x, size * y, size * z)
-            self._ends = now + max(1, push.duration * self._hz)
+            steps = push.duration * self._hz
+            self._ends = now + (max(1, round(steps)) if math.isfinite(steps) else steps)
         return (push.body, self._force) if now < self._ends else None
 
 

@@ -264,6 +264,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
             start = {
                 "seed": seed,
                 "options": to_json(options),
+                "parameters": to_json(dict(self._parameters)),
                 "start_state": to_json(state) if isinstance(state, dict) else None,
                 "snapshot": taken,
             }

@@ -17,7 +17,7 @@ from gymnasium.wrappers import TimeLimit
 from .checks import shorten
 from .task import Task
 
-VERSION = 1
+VERSION = 2
 Snapshot = dict[str, Any]
 
 
@@ -46,18 +46,20 @@ def restore(env: Any, taken: Any) -> None:
 
     Args:
         env: of the same task, keywords and number of sub-environments; it need not have been reset.
+            A time limit goes on counting from 0 if the snapshot was taken without one.
         taken: by :func:`snapshot`.
 
     Raises:
         TypeError: it is no snapshot, or the environment is none of this package's.
-        ValueError: it is one of another version, task or number of sub-environments.
+        ValueError: it is one of another version, task, perturbations or number of sub-environments.
     """
     bare = _ours(env)
+    bare.restore(taken)  # refuses what does not fit, before the wrappers lose their episode
     if env is not bare:
         env.reset()
-    bare.restore(taken)
+        bare.restore(taken)
     if (limit := _time_limit(env)) is not None:
-        limit._elapsed_steps = taken["envs"][0]["elapsed"]
+        limit._elapsed_steps = taken["envs"][0]["elapsed"] or 0
 
 
 def _ours(env: Any) -> Any:
@@ -75,23 +77,24 @@ def _time_limit(env: Any) -> Any:
     return None
 
 
-def make(task: Task, envs: list[dict[str, Any]]) -> Snapshot:
+def make(task: Task, perturbations: str | None, envs: list[dict[str, Any]]) -> Snapshot:
     """Return the snapshot of sub-environments."""
-    return {"version": VERSION, "task": repr(task), "envs": envs}
+    return {"version": VERSION, "task": repr(task), "perturbations": perturbations, "envs": envs}
 
 
-def check(taken: Any, task: Task, num_envs: int) -> list[dict[str, Any]]:
+def check(taken: Any, task: Task, perturbations: str | None, num_envs: int) -> list[dict[str, Any]]:
     """Return what a snapshot has of each sub-environment.
 
     Raises:
         TypeError: it is no snapshot.
-        ValueError: it is one of another version, task or number of sub-environments.
+        ValueError: it is one of another version, task, perturbations or number of sub-environments.
     """
     if not isinstance(taken, Mapping) or not {"version", "task", "envs"} <= taken.keys():
         raise TypeError(f"snapshot {shorten(taken)} must be what bullet_envs.snapshot returned")
     for what, mine, theirs in (
         ("version", VERSION, taken["version"]),
         ("task", repr(task), taken["task"]),
+        ("perturbations", perturbations, taken.get("perturbations")),
         ("number of sub-environments", num_envs, len(taken["envs"])),
     ):
         if mine != theirs:

@@ -152,10 +152,8 @@ class SubEnvironments:
         self._episodes: list[PerturbedEpisode] | None = None
         self._gains = np.ones((count, len(task.actuators)))
         self._rest = np.array([actuator.centre for actuator in task.actuators], np.float64)
-        of_images = observer.space.dtype == np.uint8 and any(
-            one.visible and one.name in self.perturbations.parameters for one in task.parameters
-        )
-        self._reads_singly = self.perturbations.observes or of_images
+        is_image = observer.space.dtype == np.uint8
+        self._reads_singly = self.perturbations.decides_observations(task, is_image)
         if perturbations is not None:
             self._episodes = [
                 PerturbedEpisode(task, perturbations, observer.space) for _ in range(count)

@@ -103,6 +103,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
             )
         self.task, self.observer = make_task(task, observer, keywords, KEYWORDS)
         self.perturbations = make_perturbations(perturbations, self.task, observer)
+        self._perturbed_by = None if perturbations is None else repr(self.perturbations)
         self.num_envs = int(num_envs)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = render_mode
@@ -266,11 +267,11 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         """
         self._require_running("snapshot")
         self.resynchronize()
-        return snapshots.make(self.task, self._envs.snapshot())
+        return snapshots.make(self.task, self._perturbed_by, self._envs.snapshot())
 
     def restore(self, taken: Any) -> None:
         """Go on where another environment was, see :func:`~bullet_envs.snapshots.restore`."""
-        envs = snapshots.check(taken, self.task, self.num_envs)
+        envs = snapshots.check(taken, self.task, self._perturbed_by, self.num_envs)
         self.closed = False
         self._guarded(lambda: self._envs.restore(envs))
         self._is_running = True
@@ -381,7 +382,7 @@ class BulletVectorEnv(VectorEnv[Observation, Array, Array]):
         task = self.task.with_parameters(of_index) if of_index else self.task
         state = tuple(self._envs.results.states[index].tolist())
         image = self.observer.picture(state)
-        if image is not None and self.perturbations.observes:
+        if image is not None and self.perturbations.decides_observations(self.task, True):
             image = take(self._envs.results.observations, index)  # with what perturbs it
         return self._painter.draw(Picture(task, state, image))
 

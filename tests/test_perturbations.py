@@ -18,6 +18,7 @@ from oracle import HEIGHT, plate_rates
 from robots import Shover
 
 from benchmarks.convergence import euler_cart_pole, random_play
+from bullet_envs import env as env_module
 from bullet_envs.env import BulletEnv
 from bullet_envs.equations_of_motion import in_play, rk4
 from bullet_envs.perturbations import Distribution, parse_perturbations
@@ -258,6 +259,8 @@ def test_sliding_friction():
             lambda steps: 3 * min(0.2, steps / 50 - 0.1),
         ),
         ({"impulse": 0.5, "time": 0.04, "period": 0.1}, lambda steps: 0.5 * (1 + (steps - 3) // 5)),
+        # 7 control periods, though 0.14 * 50 is more than 7 in floating point.
+        ({"force": 20.0, "duration": 0.14}, lambda steps: 20 * 7 / 50),
     ],
 )
 def test_pushes_change_the_momentum(push, speed):
@@ -306,6 +309,67 @@ def test_a_push_on_the_pole_acts_at_its_centre(pole_length):
     expected = [x, x_dot, theta, theta_dot]
     assert list(env.unwrapped.state().values()) == pytest.approx(expected, abs=1e-9)
     env.close()
+
+
+@pytest.mark.parametrize(
+    "env_id", ["BulletCartPole-v0", pytest.param("BulletCartPolePixels-v0", marks=pytest.mark.slow)]
+)
+def test_skipped_observations_of_drawn_parameters(env_id):
+    """`step` returns the last one that was asked for, `observation` and `picture` the present."""
+    given = {"parameters": {"pole_length": {"uniform": [0.5, 0.6]}}}
+    env, plain = (gym.make(env_id, perturbations=given).unwrapped for _ in range(2))
+    first = [each.reset(seed=0)[0] for each in (env, plain)]
+    assert_same(*first)
+    env.skip_observations = True
+    for action in (1, 1, 1):
+        skipped = env.step(action)[0]
+        assert_same(skipped, first[0])
+        present = plain.step(action)[0]
+    assert not np.array_equal(present, first[0])
+    if "Pixels" in env_id:
+        assert_same(env.picture().observation, present)
+    assert_same(env.observation(), present)
+    for each in (env, plain):
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "given", [{"images": {"noise": 20.0}}, {"parameters": {"pole_length": {"uniform": [0.5, 0.6]}}}]
+)
+def test_frames_show_the_image_that_is_observed(make_vec, monkeypatch, given):
+    """With its noise and its sizes, in a window too, which changes no number that is drawn."""
+    shown = []
+
+    class Screen:
+        def __init__(self, *of):
+            pass
+
+        def show(self, draw):
+            shown.append(watched.picture().observation)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(env_module, "Window", Screen)
+    env_id, kwargs = "BulletCartPolePixels-v0", {"perturbations": given, "size": 20}
+    watched = gym.make(env_id, render_mode="human", **kwargs).unwrapped
+    plain = gym.make(env_id, **kwargs).unwrapped
+    many = make_vec(env_id, num_envs=1, render_mode="rgb_array", **kwargs)
+    pictures = []
+    monkeypatch.setattr(
+        many.unwrapped._painter, "draw", lambda picture: pictures.append(picture.observation)
+    )
+    for seed in (0, 1):
+        observations = [each.reset(seed=seed)[0] for each in (watched, plain)]
+        batch = many.reset(seed=seed)[0]
+        for action in (0, 1, 1):
+            many.render()
+            for seen in (observations[0], shown[-1], pictures[-1], batch[0]):
+                assert_same(seen, observations[1])
+            observations = [each.step(action)[0] for each in (watched, plain)]
+            batch = many.step(np.array([action]))[0]
+    for each in (watched, plain):
+        each.close()
 
 
 def parts(given):

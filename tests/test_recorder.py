@@ -122,6 +122,7 @@ def test_the_card_tells_what_was_recorded(tmp_path):
         "agent_hash": "ab12",
         "seed": 5,
         "options": None,
+        "parameters": {},
         "start_state": start,
         "snapshot": None,
         "elapsed_steps": 0,

@@ -1,5 +1,6 @@
 """An environment and all that is restored from a snapshot of it go on equal, to the bit."""
 
+import functools
 import json
 
 import gymnasium as gym
@@ -134,11 +135,12 @@ def test_wrong_snapshots(make_vec):
     for wrong, error, words in (
         (5, TypeError, "snapshot 5 must be what bullet_envs.snapshot returned"),
         ({}, TypeError, "must be what"),
-        ({**taken, "version": 0}, ValueError, "snapshot of version 0 does not fit version 1"),
+        ({**taken, "version": 0}, ValueError, "snapshot of version 0 does not fit version 2"),
         ({**taken, "envs": []}, ValueError, "snapshot of number of sub-environments 0 does not"),
     ):
         with pytest.raises(error, match=words):
             bullet_envs.restore(env, wrong)
+    assert bullet_envs.snapshot(env) == taken
     with pytest.raises(ValueError, match="snapshot of task CartPole"):
         bullet_envs.restore(heavier, taken)
     with pytest.raises(TypeError, match="is no environment of bullet_envs"):
@@ -149,6 +151,37 @@ def test_wrong_snapshots(make_vec):
     bullet_envs.restore(env, taken)
     assert np.isfinite(env.step(0)[0]).all()
     env.close()
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_snapshots_of_other_perturbations(make_vec, vector):
+    """Are refused, and whoever refuses them goes on as before."""
+    kwargs = [{}, *({"perturbations": {"actions": {"delay": n}}} for n in (2, 5))]
+    kwargs.append({"perturbations": {}})
+    make = functools.partial(make_vec, num_envs=2) if vector else gym.make
+    envs = [make("BulletCartPole-v0", **one) for one in kwargs]
+    taken = []
+    for env in envs:
+        env.reset(seed=0)
+        taken.append(bullet_envs.snapshot(env))
+    for n, env in enumerate(envs):
+        for m, other in enumerate(taken):
+            if m != n:
+                with pytest.raises(ValueError, match=r"snapshot of perturbations .* does not fit"):
+                    bullet_envs.restore(env, other)
+        assert bullet_envs.snapshot(env) == taken[n]
+        env.close()
+
+
+def test_a_snapshot_without_a_time_limit():
+    """A time limit begins to count where it is restored."""
+    bare, env = (gym.make("BulletCartPole-v0", max_episode_steps=10) for _ in range(2))
+    bare.reset(seed=0)
+    play(bare, [0, 1, 0])
+    bullet_envs.restore(env, through_json(bullet_envs.snapshot(bare.unwrapped)))
+    assert [env.step(n % 2)[3] for n in range(10)] == [False] * 9 + [True]
+    for each in (bare, env):
+        each.close()
 
 
 def test_parameters_that_are_drawn_once():

@@ -12,12 +12,17 @@ import pytest
 from gymnasium import spaces
 
 import bullet_envs
-from bullet_envs import Actuator, BodyScene, perturbed_episode
+from bullet_envs import Actuator, BodyScene
 from bullet_envs.engine.world import World
 from bullet_envs.env import BulletEnv
 from bullet_envs.equations_of_motion import cart_pole_rates, plate_rates
 from bullet_envs.perturbation_scaling import scaled
-from bullet_envs.perturbations import VARIANTS, for_observer, parse_perturbations
+from bullet_envs.perturbations import (
+    VARIANTS,
+    column_scales,
+    for_observer,
+    parse_perturbations,
+)
 from bullet_envs.perturbed_episode import PerturbedEpisode, parse_parameters
 from bullet_envs.simulation import Simulation
 from bullet_envs.tasks import BalancingPlate, CartPole, balancing_plate, cart_pole
@@ -67,6 +72,8 @@ def test_rates_are_those_of_the_equations_of_motion():
     assert np.array_equal(plate.rates(states, torques), plate_rates(states, torques, plate))
     assert BalancingPlate(rolling_friction=1e-4).rates(states, torques) is None
     assert BalancingPlate(drop_height=0.1).rates(states, torques) is None
+    assert BalancingPlate(sliding_friction=0.05).rates(states, torques) is None
+    assert BalancingPlate(sliding_friction=0.1).rates(states, torques) is not None
 
 
 def test_the_angular_velocity_of_a_tilted_plate():
@@ -812,6 +819,6 @@ def test_units_of_the_columns_of_a_dict():
     scaled_task = types.SimpleNamespace(
         observation_scale={"b": (3.0, 4.0), "a": (2.0,)}, observation_space=spaces.Dict(entries)
     )
-    assert list(perturbed_episode._flat_scale(scaled_task, 3)) == [2.0, 3.0, 4.0]
+    assert list(column_scales(scaled_task, 3)) == [2.0, 3.0, 4.0]
     plain = types.SimpleNamespace(observation_scale=None)
-    assert perturbed_episode._flat_scale(plain, 2) == (1.0, 1.0)
+    assert column_scales(plain, 2) == (1.0, 1.0)

@@ -182,11 +182,19 @@ def test_the_search_finds_what_random_sampling_misses():
     assert lost[True] > 10 * max(lost[False], 1)
 
 
-def test_the_episodes_of_a_search_are_those_of_their_options():
+@pytest.mark.parametrize(
+    ("env_id", "algo"),
+    [
+        ("BulletCartPole-v0", "dqn"),
+        ("BulletCartPole-v0", "lqg"),  # which the infos tell the parameters
+        ("BalancingPlate-v0", "reinforce"),  # which repeats its actions
+    ],
+)
+def test_the_episodes_of_a_search_are_those_of_their_options(env_id, algo):
     """What it says of an episode holds when that is played alone."""
-    subject = validation.Subject("BulletCartPole-v0", "dqn")
+    subject = validation.Subject(env_id, algo)
     ranges, agent = validation.searched(subject)
-    assert ranges.names[:4] == ("x", "x_dot", "theta", "theta_dot") and "force" in ranges.names
+    assert set(ranges.names) & {"force", "torque"}
     found = search(agent, ranges, 1)
     assert len(found) == POPULATION
     assert all(
@@ -195,19 +203,30 @@ def test_the_episodes_of_a_search_are_those_of_their_options():
         for low, value, high in zip(ranges.low, one.values, ranges.high, strict=True)
     )
     env = agent.make_env()
-    observation, info = env.reset(
-        seed=0, options=options_of(env.unwrapped.task, ranges, found[3].values)
-    )
-    assert info["parameters"] == dict(
-        zip(ranges.names[4:], map(pytest.approx, found[3].values[4:]), strict=True)
-    )
-    total, ended = 0.0, False
-    while not ended:
-        action, _ = agent.predict(observation, deterministic=True)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        total += reward
-        ended = terminated or truncated
-    assert (total, terminated) == (found[3].episode_return, found[3].terminated)
+    task = env.unwrapped.task
+    for one in (min(found, key=lambda one: one.length), max(found, key=lambda one: one.length)):
+        observation, info = env.reset(seed=0, options=options_of(task, ranges, one.values))
+        assert info["parameters"] == dict(
+            zip(
+                ranges.names[ranges.coordinates :],
+                map(pytest.approx, one.values[ranges.coordinates :]),
+                strict=True,
+            )
+        )
+        agent.policy.begin(info, 1)
+        total, length, costs, ended = 0.0, 0, [], False
+        while not ended:
+            action, _ = agent.predict(observation, deterministic=True)
+            observation, reward, terminated, truncated, info = env.step(action)
+            total += reward
+            length += info.get("action_repeats", 1)
+            coordinates = np.array(task.coordinates(list(env.unwrapped.state().values())))
+            costs.append(np.square(coordinates / task.tolerances).mean())
+            ended = terminated or truncated
+        played = (total, length, terminated)
+        assert played == (one.episode_return, one.length, one.terminated)
+        assert one.cost == pytest.approx(np.mean(costs), rel=1e-3)
+    env.close()
 
 
 def test_plates_are_searched_in_coordinates_on_the_plate():
@@ -330,7 +349,8 @@ def test_the_command_writes_a_card(tmp_path, small, monkeypatch, capsys):
     """JSON, Markdown and one HTML file, with the videos of failures that replay to the bit."""
     findings = [certificate.Finding("seeded", True, "the same seed gives the same episode")]
     monkeypatch.setattr(certificate, "certify", lambda *of, **kwargs: findings)
-    arguments = ["validate", "--env", "BulletCartPole-v0", "--algo", "dqn", "--quick"]
+    env_id = "bullet_envs:BulletCartPole-v0"  # as one of a module of one's own
+    arguments = ["validate", "--env", env_id, "--algo", "dqn", "--quick"]
     assert main([*arguments, "-o", str(tmp_path), "--workers", "1"]) == 0
     assert f"{tmp_path}/report.html" in capsys.readouterr().out
     data = json.loads((tmp_path / "report.json").read_text())

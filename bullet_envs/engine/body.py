@@ -68,7 +68,6 @@ class Body:
             else:
                 p.setCollisionFilterGroupMask(body_id, link, 0, 0, physicsClientId=client)
             # Bullet gives every link linear and angular damping 0.04, drag that no file asked for.
-            # The three are passed together: each call resets those that it leaves out.
             p.changeDynamics(
                 body_id,
                 link,

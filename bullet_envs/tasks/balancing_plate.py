@@ -31,6 +31,7 @@ HALF_THICKNESS = _PLATE.collision_size[2] / 2  # m
 LIFT_LIMIT = 0.15  # m, a ball this high above its resting place has left the plate
 PENETRATION = 2e-3  # m, deeper than any contact that the solver leaves
 
+_ROLLS_FROM = 0.1  # sliding friction: with less, random actions make the ball slip
 _PERTURBATIONS: dict[str, Any] = {
     "parameters": {
         "torque": {"log_uniform": [1 / 1.3, 1.3], "operation": "scale"},
@@ -393,7 +394,7 @@ class BalancingPlate(Task):
 
     def rates(self, state: Any, effort: Any) -> Any:
         """Return d(state)/dt of a ball that rolls without slipping; None with other friction."""
-        if self.rolling_friction or self.drop_height:
+        if self.rolling_friction or self.drop_height or self.sliding_friction < _ROLLS_FROM:
             return None
         return plate_rates(state, effort, self)
 
