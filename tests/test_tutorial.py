@@ -55,14 +55,21 @@ def outputs(notebook, kind):
     return ["".join(one) for one in found]
 
 
-def test_every_cell_ran(notebook):
+def test_the_tutorial(notebook, tmp_path):
+    """One test: two processes of pytest-xdist would execute the notebook twice, for minutes."""
+    assert_every_cell_ran(notebook)
+    assert_videos_are_in(notebook, tmp_path)
+    assert_the_agent_is_trained(notebook)
+
+
+def assert_every_cell_ran(notebook):
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     kinds = {one["output_type"] for cell in code for one in cell["outputs"]}
     assert "error" not in kinds
 
 
-def test_videos_are_in_the_notebook(notebook, tmp_path):
+def assert_videos_are_in(notebook, tmp_path):
     """Short ones of random actions and of the delayed LQR, whole episodes of the others."""
     lengths = []
     for html in outputs(notebook, "text/html"):
@@ -74,7 +81,7 @@ def test_videos_are_in_the_notebook(notebook, tmp_path):
     assert max(random, late) < 100
 
 
-def test_the_agent_is_trained(notebook):
+def assert_the_agent_is_trained(notebook):
     texts = "".join(
         "".join(one["text"])
         for cell in notebook["cells"]
