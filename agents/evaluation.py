@@ -1,6 +1,7 @@
 """Whole episodes of an agent, several at a time, with their returns and lengths."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +72,13 @@ def ended_wait(envs: VectorEnv[Any, Any, Any]) -> bool:
     return bool(envs.metadata.get("ended_wait", False))
 
 
+# Yields observations, shape (n, ...), and the numbers of their episodes, is sent the actions, and
+# returns the episodes.
+_Playing = Generator[
+    tuple[npt.NDArray[Any], npt.NDArray[np.int64]], npt.NDArray[Any], list[Episode]
+]
+
+
 def run_episodes(
     envs: VectorEnv[Any, Any, Any],
     act: Callable[[npt.NDArray[Any], npt.NDArray[np.int64]], npt.NDArray[Any]],
@@ -94,6 +102,25 @@ def run_episodes(
     Returns:
         The episodes, in the order of their seeds.
     """
+    playing = _playing(envs, seeds, max_steps, keep_observations, begin)
+    actions = None
+    while True:
+        try:
+            asked = playing.send(actions)  # type: ignore[arg-type]
+        except StopIteration as end:
+            episodes: list[Episode] = end.value
+            return episodes
+        actions = act(*asked)
+
+
+def _playing(
+    envs: VectorEnv[Any, Any, Any],
+    seeds: Sequence[int],
+    max_steps: int | None = None,
+    keep_observations: bool = True,
+    begin: Callable[[dict[str, Any], int], None] | None = None,
+) -> _Playing:
+    """Play as :func:`run_episodes` does, and yield what that calls ``act`` with."""
     mode = autoreset_mode(envs)
     resets_ended = mode is AutoresetMode.DISABLED and not ended_wait(envs)
     episodes = [Episode() for _ in seeds]
@@ -106,7 +133,7 @@ def run_episodes(
     taken = 0
     while len(live) and (max_steps is None or taken < max_steps):
         observations = latest[live]
-        actions[live] = decided = act(observations, live)
+        actions[live] = decided = yield observations, live
         if not taken:
             actions[len(seeds) :] = actions[0]  # legal, for those that are not used
         latest, rewards, terminated, truncated, infos = envs.step(actions)
@@ -171,3 +198,70 @@ def evaluate(
     finally:
         envs.close()
     return Evaluation.of(episodes)
+
+
+def evaluate_in_each(
+    loads: Sequence[Callable[[], Agent]], seeds: Sequence[int] = EVALUATION_SEEDS[:EPISODES]
+) -> list[Evaluation | None]:
+    """Return the results of an agent in several environments, as :func:`evaluate` does for one.
+
+    All are played at once, with one call of the network for the observations of all.
+
+    Args:
+        loads: each returns the same agent, with perturbations of its own.
+        seeds: reset seeds, an initial state each.
+
+    Returns:
+        The results, None where the engine cannot have the parameters together.
+    """
+    loaded = [_if_legal(load) for load in loads]
+    agents: dict[int, Agent] = {i: agent for i, agent in enumerate(loaded) if agent is not None}
+    if any(agent.weights_hash is None for agent in agents.values()):
+        # A controller is made for its environment, and may remember its episodes.
+        evaluations = {i: _if_legal(evaluate, agent, seeds) for i, agent in agents.items()}
+        return [evaluations.get(i) for i in range(len(loads))]
+    with contextlib.ExitStack() as stack:
+        envs = {}
+        for index, agent in agents.items():
+            envs[index] = agent.make_vec(min(AT_ONCE, len(seeds)))
+            stack.callback(envs[index].close)
+        episodes: dict[int, list[Episode]] = {index: [] for index in envs}
+        for first in range(0, len(seeds), AT_ONCE):
+            some = seeds[first : first + AT_ONCE]
+            playing = {i: _playing(envs[i], some, keep_observations=False) for i in episodes}
+            played = _play_together(playing, agents)
+            episodes = {index: episodes[index] + more for index, more in played.items()}
+    return [Evaluation.of(episodes[i]) if i in episodes else None for i in range(len(loads))]
+
+
+def _if_legal(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a call returns, None if the engine cannot have the parameters together."""
+    try:
+        return call(*arguments)
+    except ValueError:
+        return None
+
+
+def _play_together(
+    playing: Mapping[int, _Playing], agents: Mapping[int, Agent]
+) -> dict[int, list[Episode]]:
+    """Return the episodes of all but those whose parameters the engine cannot have together."""
+    played = {}
+    answers: dict[int, Any] = dict.fromkeys(playing)
+    while answers:
+        asked = {}
+        for index, actions in answers.items():
+            try:
+                asked[index], _ = playing[index].send(actions)
+            except StopIteration as end:
+                played[index] = end.value
+            except ValueError:
+                if actions is not None:  # it has begun, so that this is something else
+                    raise
+        answers = {}
+        if asked:
+            agent = agents[min(asked)]  # any: they have the same network
+            decided = agent.act(np.concatenate(list(asked.values())), deterministic=True)
+            ends = np.cumsum([len(observations) for observations in asked.values()])
+            answers = dict(zip(asked, np.split(decided, ends[:-1]), strict=True))
+    return played

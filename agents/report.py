@@ -11,6 +11,7 @@ import mimetypes
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def write(
     findings: Sequence[Any],
     folder: Path,
     command: str,
+    pool: Executor | None = None,
 ) -> Path:
     """Write ``report.json``, ``report.md``, ``report.html`` and figures into a folder.
 
@@ -49,6 +51,7 @@ def write(
         findings: of :func:`bullet_envs.certificate.certify`.
         folder: which exists.
         command: that makes the card again.
+        pool: of processes that draw the figures, None to draw them here.
 
     Returns:
         The path of the HTML file.
@@ -67,15 +70,23 @@ def write(
         **{name: measured[name] for name in ("robustness", "heat_map", "search", "failures")},
     }
     write_atomically(folder / "report.json", json.dumps(data, indent=1).encode())
-    _plot_initial_states(measured, figures / "initial_states.png")
-    _plot_robustness(measured["robustness"], threshold, figures / "robustness.png")
+    traces = [validation.Trace(**trace) for trace in measured["traces"]]
+    drawings: list[tuple[Any, ...]] = [
+        (_plot_robustness, measured["robustness"], threshold, figures / "robustness.png"),
+        *((_draw_failure, trace, folder, index) for index, trace in enumerate(traces, 1)),
+        (_plot_initial_states, measured, figures / "initial_states.png"),
+    ]
     if measured["heat_map"] is not None:
-        _plot_heat_map(measured["heat_map"], figures / "heat_map.png")
+        drawings.append((_plot_heat_map, measured["heat_map"], figures / "heat_map.png"))
+    if pool is None:
+        for draw, *arguments in drawings:
+            draw(*arguments)
+    else:
+        for drawn in [pool.submit(*drawing) for drawing in drawings]:
+            drawn.result()
     failures = [
-        _failure(failure, validation.Trace(**trace), folder, index)
-        for index, (failure, trace) in enumerate(
-            zip(measured["failures"], measured["traces"], strict=True), 1
-        )
+        _failure(failure, trace, folder, index)
+        for index, (failure, trace) in enumerate(zip(measured["failures"], traces, strict=True), 1)
     ]
     text = "\n\n".join(
         [
@@ -200,8 +211,6 @@ def _search(search: Mapping[str, Any]) -> list[str]:
 
 def _failure(failure: Mapping[str, Any], trace: validation.Trace, folder: Path, index: int) -> str:
     name, video = f"failure-{index}", validation.video_of(folder, index)
-    _plot_trace(trace, folder / "figures" / f"{name}.png")
-    _draw_strip(video, len(trace.times), folder / "figures" / f"{name}-strip.png")
     end = f"lost after {trace.times[-1]:.2f} s" if trace.terminated else "not lost"
     lines = [
         f"### {index}. Return {trace.episode_return:.1f}, {end}",
@@ -352,6 +361,12 @@ def _plot_heat_map(heat: Mapping[str, Any], path: Path) -> None:
         panel.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(shown, label="mean return")
     figure.savefig(path, dpi=110)
+
+
+def _draw_failure(trace: validation.Trace, folder: Path, index: int) -> None:
+    name, video = f"failure-{index}", validation.video_of(folder, index)
+    _plot_trace(trace, folder / "figures" / f"{name}.png")
+    _draw_strip(video, len(trace.times), folder / "figures" / f"{name}-strip.png")
 
 
 def _plot_trace(trace: validation.Trace, path: Path) -> None:

@@ -207,7 +207,7 @@ def merged(base: Any, added: Mapping[str, Any], task: Task, is_image: bool) -> d
 
 
 def sweep(
-    play: Callable[[dict[str, Any]], Evaluation | None],
+    play: Callable[[list[dict[str, Any]]], Sequence[Evaluation | None]],
     field: Field,
     threshold: float | None,
     unperturbed: Evaluation | None = None,
@@ -216,8 +216,8 @@ def sweep(
     """Return an agent's results at the values of a field, and the margins on either side.
 
     Args:
-        play: evaluates the agent with some perturbations; None of those that the engine cannot
-            have together with the environment's own.
+        play: evaluates the agent with each of several perturbations; None of those that the engine
+            cannot have together with the environment's own.
         field: what is perturbed.
         threshold: the least mean return that counts as borne, None for no margins.
         unperturbed: the results at the nominal value, None to play there too.
@@ -234,21 +234,23 @@ def sweep(
     if unperturbed is not None:
         points[field.nominal] = {"value": field.nominal, **figures(unperturbed)}
 
-    def mean_at(value: float) -> float:
-        if value not in points and value not in impossible:
-            evaluation = play(field.perturb(value))
+    def play_at(values: Sequence[float]) -> None:
+        new = [value for value in values if value not in points and value not in impossible]
+        evaluations = play([field.perturb(value) for value in new]) if new else []
+        for value, evaluation in zip(new, evaluations, strict=True):
             if evaluation is None:
                 impossible.add(value)
             else:
                 points[value] = {"value": value, **figures(evaluation)}
+
+    def mean_at(value: float) -> float:
+        play_at([value])
         return points[value]["mean"] if value in points else math.inf
 
-    mean_at(field.nominal)
+    play_at([field.nominal, *field.values])
     margins: dict[str, float | None] = {}
     for side, values in zip(("below", "above"), field.both_sides, strict=True):
         margins[side] = None
-        for value in values:
-            mean_at(value)
         if threshold is not None:
             margins[side] = _margin(mean_at, field, values, threshold, refinements)
     return {"points": [points[value] for value in sorted(points)], "margins": margins}

@@ -31,7 +31,7 @@ from ..versions import processor, versions
 from .agent import Agent
 from .checkpoints import write_atomically
 from .environment import EnvConfig
-from .evaluation import EVALUATION_SEEDS, Evaluation, evaluate
+from .evaluation import EVALUATION_SEEDS, Evaluation, evaluate, evaluate_in_each
 from .failure_search import Ranges, options_of, ranges_of, search
 from .robustness import (
     REFINEMENTS,
@@ -172,11 +172,9 @@ def robustness(
     """
     episodes = size.swept
 
-    def play(added: dict[str, Any]) -> Evaluation | None:
-        try:
-            return evaluate(subject.load(added), EVALUATION_SEEDS[:episodes])
-        except ValueError:  # of parameters that the engine cannot have together
-            return None
+    def play(every: list[dict[str, Any]]) -> list[Evaluation | None]:
+        loads = [functools.partial(subject.load, added) for added in every]
+        return evaluate_in_each(loads, EVALUATION_SEEDS[:episodes])
 
     unperturbed = None
     if not subject.env_kwargs.get("perturbations"):
@@ -196,16 +194,13 @@ def heat_map_row(
 ) -> list[float | None]:
     """Return the mean returns at a value of the second parameter, None where it is not legal."""
     first, second = (subject.field(name) for name in names)
-    means: list[float | None] = []
-    for other in grid_of(first.every(size.stride)):
-        both = {**first.perturb(other)["parameters"], **second.perturb(value)["parameters"]}
-        try:
-            evaluation = evaluate(subject.load({"parameters": both}), EVALUATION_SEEDS[: size.grid])
-        except ValueError:  # of a combination that the engine cannot have
-            means.append(None)
-        else:
-            means.append(float(evaluation.returns.mean()))
-    return means
+    pairs = [
+        {**first.perturb(other)["parameters"], **second.perturb(value)["parameters"]}
+        for other in grid_of(first.every(size.stride))
+    ]
+    loads = [functools.partial(subject.load, {"parameters": pair}) for pair in pairs]
+    evaluations = evaluate_in_each(loads, EVALUATION_SEEDS[: size.grid])
+    return [None if one is None else float(one.returns.mean()) for one in evaluations]
 
 
 def grid_of(of: Field) -> list[float]:
@@ -321,6 +316,8 @@ def processes(workers: int) -> Iterator[ProcessPoolExecutor | None]:
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
+        for _ in range(workers):
+            pool.submit(int)  # begins a process, so that it imports what it needs from now on
         try:
             yield pool
         except BaseException:
@@ -370,7 +367,7 @@ def measure(
     folder: Path,
     *,
     quick: bool = False,
-    workers: int = 1,
+    pool: ProcessPoolExecutor | None = None,
     heat_map: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return all that a card shows of an agent, measured or from what a folder has of it.
@@ -379,7 +376,7 @@ def measure(
         subject: the agent.
         folder: of the card.
         quick: fewer episodes.
-        workers: processes.
+        pool: of :func:`processes`, None to measure here.
         heat_map: the names of two parameters; None for those of which the agent bears least.
 
     Raises:
@@ -415,50 +412,49 @@ def measure(
             for name, adapts in ADVERSARIES.items()
         ),
     ]
-    with processes(workers) as pool:
-        cells.measure(first_jobs, pool, "episodes and search")
-        played = {name: cells[f"nominal/{name}"] for name in subjects}
-        ranges, _ = searched(subject)
-        found = {name: cells[f"failures/{name}"] for name in ADVERSARIES}
-        failures = worst_episodes(subject, played[agent.name], found, ranges)
-        videos = [
-            Job(f"video/{index}", record_failure, (subject, failure, folder, index, size.width))
-            for index, failure in enumerate(failures, 1)
-        ]
-        for index, job in enumerate(videos, 1):
-            if not video_of(folder, index).is_file():
-                cells.discard(job.key)
-        jobs = [
-            *videos,
-            *(
-                Job(f"robustness/{one.name}/{name}", robustness, (of, one.name, size, played[name]))
-                for one in fields
-                for name, of in compared.items()
-            ),
-        ]
-        cells.measure(jobs, pool, "videos and perturbations")
-        swept = {
-            one.name: {name: cells[f"robustness/{one.name}/{name}"] for name in compared}
+    cells.measure(first_jobs, pool, "episodes and search")
+    played = {name: cells[f"nominal/{name}"] for name in subjects}
+    ranges, _ = searched(subject)
+    found = {name: cells[f"failures/{name}"] for name in ADVERSARIES}
+    failures = worst_episodes(subject, played[agent.name], found, ranges)
+    videos = [
+        Job(f"video/{index}", record_failure, (subject, failure, folder, index, size.width))
+        for index, failure in enumerate(failures, 1)
+    ]
+    for index, job in enumerate(videos, 1):
+        if not video_of(folder, index).is_file():
+            cells.discard(job.key)
+    jobs = [
+        *videos,
+        *(
+            Job(f"robustness/{one.name}/{name}", robustness, (of, one.name, size, played[name]))
             for one in fields
+            for name, of in compared.items()
+        ),
+    ]
+    cells.measure(jobs, pool, "videos and perturbations")
+    swept = {
+        one.name: {name: cells[f"robustness/{one.name}/{name}"] for name in compared}
+        for one in fields
+    }
+    chosen = heat_map or most_telling(fields, parameters, swept, agent.name)
+    heat: dict[str, Any] | None = None
+    if chosen is not None:
+        first, second = (next(one for one in fields if one.name == name) for name in chosen)
+        rows = [
+            Job(
+                f"heat/{'/'.join(chosen)}/{value}",
+                heat_map_row,
+                (subject, chosen, value, size),
+            )
+            for value in grid_of(second)
+        ]
+        cells.measure(rows, pool, "heat map")
+        heat = {
+            "parameters": list(chosen),
+            "values": [grid_of(first), grid_of(second)],
+            "means": [cells[row.key] for row in rows],
         }
-        chosen = heat_map or most_telling(fields, parameters, swept, agent.name)
-        heat: dict[str, Any] | None = None
-        if chosen is not None:
-            first, second = (next(one for one in fields if one.name == name) for name in chosen)
-            rows = [
-                Job(
-                    f"heat/{'/'.join(chosen)}/{value}",
-                    heat_map_row,
-                    (subject, chosen, value, size),
-                )
-                for value in grid_of(second)
-            ]
-            cells.measure(rows, pool, "heat map")
-            heat = {
-                "parameters": list(chosen),
-                "values": [grid_of(first), grid_of(second)],
-                "means": [cells[row.key] for row in rows],
-            }
     return {
         "identity": identity,
         "nominal": played,

@@ -842,40 +842,46 @@ def _collect(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from . import certificate
-
     agent = options.algo or options.trained_agent
     name = _file_name(options.env) + ("" if agent is None else f"-{Path(agent).name}")
     folder = options.output_folder or Path("reports") / name
     kwargs = dict(options.env_kwargs)
-    if agent is not None:
-        loaded = _load(options, agent)  # refuses before anything is written
-        kwargs = dict(loaded.env.env_kwargs)  # with those that it was trained with
+    if agent is None:
+        findings = _certify(options, kwargs, folder)
+        print(folder / "certificate.json")
+        return int(any(one.passed is False for one in findings))
+    loaded = _load(options, agent)  # refuses before anything is written
+    kwargs = dict(loaded.env.env_kwargs)  # with those that it was trained with
+    from .agents import report, validation
+    from .workers import count_workers
+
+    subject = validation.Subject(options.env, str(agent), kwargs)
+    with validation.processes(count_workers(options.workers or "auto", 64)) as pool:
+        findings = _certify(options, kwargs, folder)
+        measured = validation.measure(
+            subject,
+            folder,
+            quick=options.quick,
+            pool=pool,
+            heat_map=None if options.heat_map is None else tuple(options.heat_map),
+        )
+        print(report.write(subject, measured, findings, folder, _command_of(options), pool))
+    return int(any(one.passed is False for one in findings))
+
+
+def _certify(options: argparse.Namespace, kwargs: dict[str, Any], folder: Path) -> list[Any]:
+    """Print what is found of an environment, and write it into a folder."""
+    from . import certificate
+
     findings = certificate.certify(
         options.env, kwargs, progress=_say_on_a_terminal, quick=options.quick
     )
     _say_on_a_terminal("")
     print(certificate.format_findings(findings))
-    failed = any(one.passed is False for one in findings)
     folder.mkdir(parents=True, exist_ok=True)
     facts = [{"name": one.name, "passed": one.passed, "summary": one.summary} for one in findings]
     (folder / "certificate.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    if agent is None:
-        print(folder / "certificate.json")
-        return int(failed)
-    from .agents import report, validation
-    from .workers import count_workers
-
-    subject = validation.Subject(options.env, str(agent), kwargs)
-    measured = validation.measure(
-        subject,
-        folder,
-        quick=options.quick,
-        workers=count_workers(options.workers or "auto", 64),
-        heat_map=None if options.heat_map is None else tuple(options.heat_map),
-    )
-    print(report.write(subject, measured, findings, folder, _command_of(options)))
-    return int(failed)
+    return findings
 
 
 def _say_on_a_terminal(text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -190,7 +192,9 @@ class BulletEnv(gym.Env[Observation, Any]):
             reward = self.task.reward(self._state, command, next_state)  # type: ignore[arg-type]
             if isinstance(reward, Mapping):
                 terms = {name: float(term) for name, term in reward.items()}
-                info["reward_terms"], reward = terms, sum(terms.values())
+                # From Python 3.12 on sum() of floats rounds otherwise than one of arrays.
+                reward = functools.reduce(operator.add, terms.values(), 0.0)
+                info["reward_terms"] = terms
             reward = float(reward)
         self._state = next_state
         if self._has_more:

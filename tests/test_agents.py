@@ -43,10 +43,12 @@ from bullet_envs.agents.checkpoints import digest, read_tensors
 from bullet_envs.agents.dqn import DQNPolicy, epsilon_at, td_target
 from bullet_envs.agents.environment import EnvConfig
 from bullet_envs.agents.evaluation import (
+    AT_ONCE,
     EVALUATION_SEEDS,
     Episode,
     Evaluation,
     evaluate,
+    evaluate_in_each,
     run_episodes,
 )
 from bullet_envs.agents.reinforce import policy_loss, returns_to_go
@@ -559,6 +561,28 @@ def test_returns_belong_to_their_seeds(env_id):
     alone = [evaluate(agent, [seed]).returns[0] for seed in seeds]
     assert together.tolist() == alone
     assert len(set(alone)) > 1
+
+
+@pytest.mark.parametrize("algo", ["ppo", "lqr"])
+def test_results_belong_to_their_environments(algo):
+    """evaluate_in_each() gives each what evaluate() does, and None where parameters are refused."""
+    perturbations = [
+        {"actions": {"delay": 4}},
+        {"parameters": {"pole_length": 4.0, "pole_mass": 1.0, "cart_mass": 0.1}},
+        {"observations": {"noise": {"theta": 0.2}}},
+        {"parameters": {"pole_length": 0.4}},
+    ]
+    load = functools.partial(load_agent, "BulletCartPole-v0", algo)
+    loads = [functools.partial(load, perturbations=one) for one in perturbations]
+    seeds = range(AT_ONCE + 3)
+    results = evaluate_in_each(loads, seeds)
+    assert [result is None for result in results] == [False, True, False, False]
+    for load, result in zip(loads, results, strict=True):
+        if result is not None:
+            alone = evaluate(load(), seeds)
+            assert result.returns.tolist() == alone.returns.tolist()
+            assert result.terminated.tolist() == alone.terminated.tolist()
+    assert len({result.returns.mean() for result in results if result is not None}) == 3
 
 
 @pytest.mark.parametrize("later", [0.0, 7.0])

@@ -641,6 +641,8 @@ WRONG = [
     ({"actions": {"delay": 1.5}}, TypeError, "1.5 must be a whole number from 0 to 100 control"),
     ({"actions": {"noise": {"hinge": 1}}}, ValueError, "has no 'hinge'; legal: slider"),
     ({"observations": {"noise": {"z": 1}}}, ValueError, "has no 'z'; legal: x, x_dot, theta"),
+    ({"observations": {"noise": 3}}, TypeError, r"\['noise'\]=3 must be a dict with x, x_dot"),
+    ({"observations": {"noise": {"x": 1e9 + 1}}}, ValueError, r"must be a number from 0 to 1e\+09"),
     ({"observations": {"dropped": {"probability": 2}}}, ValueError, "2 must be a number from 0"),
     ({"images": {}}, ValueError, "is for environments that observe images"),
     ({"pushes": {}}, TypeError, "must be a list of dicts"),

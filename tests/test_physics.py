@@ -1,6 +1,7 @@
 """Bullet moves the bodies as the textbook does, at a rate that is fine enough."""
 
 import math
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -38,7 +39,7 @@ from bullet_envs.engine.world import World
 from bullet_envs.equations_of_motion import PITCH, QUATERNION, in_play, rk4
 from bullet_envs.simulation import Simulation
 from bullet_envs.tasks.balancing_plate import BalancingPlate
-from bullet_envs.tasks.cart_pole import CartPole
+from bullet_envs.tasks.cart_pole import SHORTEST_POLE, CartPole
 
 CART_POLE_LENGTH = 0.5 * POLE.mass * GRAVITY * POLE.visual_size[2]  # J, from upright to level
 # Everything of a plate's state but the quaternion, whose sign and angle mean nothing for a ball.
@@ -609,6 +610,27 @@ def test_cart_pole_bodies_are_those_of_the_issue(cart_pole_world):
         assert body.inertia == pytest.approx(box(mass, *body.visual_size), rel=1e-9)
     assert POLE.visual_size == (0.05, 0.05, 1.0)
     assert POLE.centre == (0, 0, 0.5)
+
+
+@pytest.mark.parametrize("length", [0.4, 1.0, 2.0])
+@pytest.mark.parametrize("loaded", [None, SHORTEST_POLE])
+def test_cart_poles_of_any_size_are_boxes(length, loaded):
+    """The engine has a box's moments about the hinge, also in a pole that was loaded shorter."""
+    task = CartPole(pole_length=length, pole_mass=0.2, cart_mass=1.5)
+    world, scene = build(task if loaded is None else replace(task, pole_length=loaded))
+    task.set_parameters(scene, 0)
+    cart_mass, cart_moments, _ = dynamics(world, "cart_pole", 0)
+    mass, moments, _ = dynamics(world, "cart_pole", 1)
+    width, depth, _ = POLE.visual_size
+    half, loaded_half = length / 2, (loaded or length) / 2
+    expected = box(0.2, width, depth, length) + 0.2 * half**2 * np.array([1, 1, 0])
+    assert moments + mass * loaded_half**2 * np.array([1, 1, 0]) == pytest.approx(
+        expected, rel=1e-9
+    )
+    assert mass * loaded_half == pytest.approx(0.2 * half, rel=1e-9)
+    assert cart_mass + mass == pytest.approx(1.7, rel=1e-9)
+    assert cart_moments == pytest.approx(box(cart_mass, *CART.visual_size), rel=1e-9)
+    world.close()
 
 
 def test_plate_bodies_are_those_of_the_issue(plate_world):

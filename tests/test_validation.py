@@ -81,8 +81,8 @@ def test_margins(field, borne, below, above):
     """The value nearest to the nominal one that is not borne, to a sixteenth of a step."""
     low, high = borne
 
-    def play(perturbations):
-        return evaluation(500 if low <= perturbations["mass"] <= high else 100)
+    def play(every):
+        return [evaluation(500 if low <= one["mass"] <= high else 100) for one in every]
 
     swept = robustness.sweep(play, field, 475.0)
     assert swept["margins"] == {"below": below, "above": above}
@@ -95,9 +95,9 @@ def test_no_threshold_no_margins():
     """And what has been played without perturbation is not played again."""
     played = []
 
-    def play(perturbations):
-        played.append(perturbations["mass"])
-        return evaluation(0)
+    def play(every):
+        played.extend(one["mass"] for one in every)
+        return [evaluation(0) for _ in every]
 
     swept = robustness.sweep(play, FIELD, None, evaluation(500))
     assert swept["margins"] == {"below": None, "above": None}
@@ -125,9 +125,9 @@ def test_a_search_on_images_tries_few_sizes(env_id, few):
 def test_what_the_engine_cannot_have_is_left_out():
     """The margin is beyond it."""
 
-    def play(perturbations):
-        mass = perturbations["mass"]
-        return None if mass == 2.0 else evaluation(500 if mass < 3.1 else 100)
+    def play(every):
+        masses = [one["mass"] for one in every]
+        return [None if m == 2.0 else evaluation(500 if m < 3.1 else 100) for m in masses]
 
     swept = robustness.sweep(play, FIELD, 475.0)
     assert [point["value"] for point in swept["points"] if point["value"] <= 2] == [0.25, 0.5, 1.0]
