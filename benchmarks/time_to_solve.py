@@ -3,11 +3,16 @@
 Write all figures to a JSON file and their ratios into a document::
 
     python -m benchmarks.time_to_solve --json docs/bench.json --document docs/speed.md
+
+With ``--only`` too, these sections of the file are replaced, and the others stay::
+
+    python -m benchmarks.time_to_solve --json docs/bench.json --document docs/speed.md --only drawn
 """
 
 import argparse
 import contextlib
 import functools
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -231,15 +236,28 @@ def main() -> None:
     parser.add_argument("--document", type=Path, help="a text whose section 'bench' to rewrite")
     options = parser.parse_args()
     if options.document is not None:
-        if options.only:
-            parser.error(f"--only {options.only!r} and --document must not be combined")
+        if options.only and not (options.json and options.json.exists()):
+            parser.error("--only with --document must have the --json of a whole run")
         with_section(options.document.read_text(), "bench", "")  # refuses before the time is spent
     everything = [*bench.sections(), repeated_actions(), *sections()]
     chosen = bench.choose(everything, options.only)
-    results = bench.run(chosen, options.repeats, options.json)
+    replaces = options.only and options.document is not None
+    results = bench.run(chosen, options.repeats, None if replaces else options.json)
+    if replaces:
+        results = with_sections(json.loads(options.json.read_text()), results)
+        bench.write(results, options.json)
     if options.document is not None:
         text = options.document.read_text()
         options.document.write_text(with_section(text, "bench", summary(results)))
+
+
+def with_sections(results: dict[str, Any], newer: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of a run with sections of a newer one, which say when and where."""
+    measured = f"{newer['date']}, {newer['machine']}, {newer['repeats']} rounds"
+    sections = {section["title"]: section for section in results["sections"]}
+    for section in newer["sections"]:
+        sections[section["title"]] = {**section, "measured": measured}
+    return {**results, "sections": list(sections.values())}
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -264,6 +282,9 @@ def summary(results: dict[str, Any]) -> str:
             lines += [head, "|---|---|---|---|", *rows, ""]
     rounds = f"{results['repeats']} rounds, trainings one for each seed"
     lines.append(f"{results['date']}, {results['machine']}, {rounds}.")
+    for section in results["sections"]:
+        if "measured" in section:
+            lines.append(f"{section['title']}: {section['measured']}.")
     return "\n".join(lines)
 
 

@@ -168,6 +168,30 @@ def test_make_bench_rewrites_a_document(tmp_path, monkeypatch, capsys):
     assert "| ours (3 of 3 seeds) | theirs (2 of 3 seeds) | 2.00 | 1.50 to 2.50 |" in text
 
 
+def test_make_bench_replaces_sections(tmp_path, monkeypatch):
+    """With --only those that are measured, which then say so; all others stay as they were."""
+    ratio = {"name": "ours", "over": "theirs", "median": 2.0, "low": 1.5, "high": 2.5}
+    titles = ["one environment", "BalancingPlate-v0 with 2 workers", "vector environments"]
+    before = {
+        **{"date": "2020-01-01", "machine": "abacus", "repeats": 7},
+        "sections": [{"title": t, "in_summary": True, "ratios": [ratio]} for t in titles],
+    }
+    timed = {"title": titles[1], "in_summary": True, "ratios": [{**ratio, "median": 3.0}]}
+    monkeypatch.setattr(Section, "run", lambda *_: timed)
+    document, path = tmp_path / "speed.md", tmp_path / "bench.json"
+    document.write_text("before\n<!-- bench -->\n<!-- /bench -->\nafter\n")
+    path.write_text(json.dumps(before))
+    words = ["--only", titles[1], "--repeats", "1", "--json", str(path)]
+    time_everything(monkeypatch, *words, "--document", str(document))
+    first, second, third = json.loads(path.read_text())["sections"]
+    assert [first, third] == [before["sections"][0], before["sections"][2]]
+    measured = second.pop("measured")
+    assert second == timed and bench.machine() in measured and "abacus" not in measured
+    text = document.read_text()
+    assert "2020-01-01, abacus, 7 rounds" in text and f"\n{titles[1]}: {measured}." in text
+    assert "| 3.00 |" in text and text.count("| 2.00 |") == 2
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
