@@ -212,14 +212,15 @@ def evaluate_in_each(
         seeds: reset seeds, an initial state each.
 
     Returns:
-        The results, None where the engine cannot have the parameters together.
+        The results, None where these were refused: the engine cannot have the parameters together.
     """
-    loaded = [_if_legal(load) for load in loads]
-    agents: dict[int, Agent] = {i: agent for i, agent in enumerate(loaded) if agent is not None}
+    agents: dict[int, Agent] = {}
+    for index, load in enumerate(loads):
+        with contextlib.suppress(ValueError):
+            agents[index] = load()
     if any(agent.weights_hash is None for agent in agents.values()):
         # A controller is made for its environment, and may remember its episodes.
-        evaluations = {i: _if_legal(evaluate, agent, seeds) for i, agent in agents.items()}
-        return [evaluations.get(i) for i in range(len(loads))]
+        return [evaluate(agents[i], seeds) if i in agents else None for i in range(len(loads))]
     with contextlib.ExitStack() as stack:
         envs = {}
         for index, agent in agents.items():
@@ -230,22 +231,15 @@ def evaluate_in_each(
             some = seeds[first : first + AT_ONCE]
             playing = {i: _playing(envs[i], some, keep_observations=False) for i in episodes}
             played = _play_together(playing, agents)
-            episodes = {index: episodes[index] + more for index, more in played.items()}
+            for index, more in played.items():
+                episodes[index] += more
     return [Evaluation.of(episodes[i]) if i in episodes else None for i in range(len(loads))]
-
-
-def _if_legal(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a call returns, None if the engine cannot have the parameters together."""
-    try:
-        return call(*arguments)
-    except ValueError:
-        return None
 
 
 def _play_together(
     playing: Mapping[int, _Playing], agents: Mapping[int, Agent]
 ) -> dict[int, list[Episode]]:
-    """Return the episodes of all but those whose parameters the engine cannot have together."""
+    """Return the episodes of each, played with one call of the network for all."""
     played = {}
     answers: dict[int, Any] = dict.fromkeys(playing)
     while answers:
@@ -255,9 +249,6 @@ def _play_together(
                 asked[index], _ = playing[index].send(actions)
             except StopIteration as end:
                 played[index] = end.value
-            except ValueError:
-                if actions is not None:  # it has begun, so that this is something else
-                    raise
         answers = {}
         if asked:
             agent = agents[min(asked)]  # any: they have the same network

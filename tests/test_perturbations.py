@@ -664,6 +664,19 @@ def test_bad_perturbations_are_one_sentence(given, error, words):
         gym.make_vec("BulletCartPole-v0", num_envs=2, perturbations=given)
 
 
+def test_a_cart_too_light_for_its_pole_is_refused():
+    """When the environment is made, or with the parameters of a reset."""
+    heavy = {"pole_mass": 1.0, "pole_length": 4.0}
+    words = "cart_mass=0.1 is too light to change pole_length to 4 with pole_mass=1: .* least 9 kg"
+    with pytest.raises(ValueError, match=words):
+        gym.make("BulletCartPole-v0", perturbations=constant(**heavy, cart_mass=0.1))
+    with gym.make("BulletCartPole-v0", perturbations=constant(**heavy, cart_mass=9.5)) as env:
+        with pytest.raises(ValueError, match=words):
+            env.reset(seed=0, options={"parameters": {"cart_mass": 0.1}})
+        _, info = env.reset(seed=0)
+    assert info["parameters"]["cart_mass"] == 9.5
+
+
 def test_bad_parameters_of_a_reset():
     env = gym.make("BulletCartPole-v0", perturbations=constant(pole_mass=0.2))
     for given, error, words in (
